@@ -1,0 +1,90 @@
+# GNU make. Objects go to $(BUILD); `make help` lists the targets.
+#
+# Respected: PREFIX DESTDIR CC CXX CFLAGS CPPFLAGS LDFLAGS, SANITIZE=address,undefined,
+# WERROR=1 (CI), BUILD=<folder>, PYTHON=<interpreter of the demo and the tests>.
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+bindir  := $(PREFIX)/bin
+datadir := $(PREFIX)/share
+mandir  := $(datadir)/man
+
+PKGS      := libelf libcjson sqlite3 zlib liblzma
+PKG_CONFIG ?= pkg-config
+CFLAGS    ?= -O2 -g
+# Wconversion and the rest are docs/internals.md's warning set.
+WARNINGS  := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes \
+             -Wstrict-prototypes -Wvla -Wformat=2 $(if $(WERROR),-Werror)
+SS_CPPFLAGS = -Iinclude -I$(BUILD)/gen -D_GNU_SOURCE -DSS_VERSION='"$(VERSION)"' \
+              $(if $(SANITIZE)$(TESTING),-DSS_TESTING) \
+              $(if $(SANITIZE),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2) \
+              $(shell $(PKG_CONFIG) --cflags $(PKGS)) $(CPPFLAGS)
+SS_CFLAGS   = -std=c17 -fno-omit-frame-pointer -pthread $(WARNINGS) $(CFLAGS) \
+              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+# unw_init_remote and the undeclared _Ux86_64_dwarf_search_unwind_table live in
+# libunwind-x86_64; libstdc++ only for __cxa_demangle.
+SS_LIBS     = $(shell $(PKG_CONFIG) --libs $(PKGS)) -lunwind-x86_64 -lunwind \
+              -lstdc++ -lm -pthread
+BANNED      = -include include/stacksample/banned.h
+
+SRC  := $(sort $(wildcard src/*/*.c))
+OBJ  := $(SRC:%.c=$(BUILD)/%.o)
+LIB  := $(BUILD)/libstacksample.a
+BIN  := $(BUILD)/stacksample
+
+UNIT    := $(sort $(wildcard tests/unit/test_*.c))
+UNITBIN := $(UNIT:tests/unit/%.c=$(BUILD)/unit/%)
+FUZZ    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+TARGETS := $(sort $(wildcard tests/targets/*.c))
+TARGETBIN := $(TARGETS:tests/targets/%.c=$(BUILD)/targets/%)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
+
+all: $(BIN)
+
+# Make's own bookkeeping: rebuild objects when the flags change.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CC) $(SS_CPPFLAGS) $(SS_CFLAGS)' | cmp -s - $@ || \
+	 printf '%s\n' '$(CC) $(SS_CPPFLAGS) $(SS_CFLAGS)' > $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(SS_CPPFLAGS) $(SS_CFLAGS) $(BANNED) -MMD -MP -c -o $@ $<
+
+$(LIB): $(OBJ)
+	$(call say,AR,$@)rm -f $@ && $(AR) rcs $@ $(OBJ)
+
+$(BIN): $(BUILD)/src/main.o $(LIB)
+	$(call say,LD,$@)$(CC) $(SS_CFLAGS) $(LDFLAGS) -o $@ $^ $(SS_LIBS)
+
+$(BUILD)/unit/%: tests/unit/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) $(SS_CPPFLAGS) -Itests/lib $(SS_CFLAGS) $(LDFLAGS) -MMD -MP \
+	  -o $@ $< $(LIB) $(SS_LIBS) -lcmocka
+
+# Without libFuzzer the same entry is driven over files: tests/lib/fuzz_main.c.
+$(BUILD)/fuzz/%: tests/fuzz/%.c tests/lib/fuzz_main.c $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) $(SS_CPPFLAGS) -Itests/lib $(SS_CFLAGS) $(LDFLAGS) -MMD -MP \
+	  -o $@ $< $(if $(LIBFUZZER),-fsanitize=fuzzer,tests/lib/fuzz_main.c) $(LIB) $(SS_LIBS)
+
+# Victims for the tests: plain programs, built without our flags.
+$(BUILD)/targets/%: tests/targets/%.c
+	@mkdir -p $(@D)
+	$(call say,TARGET,$@)$(CC) -std=gnu17 -O2 -g -Wall -Wextra -pthread -o $@ $< -ldl
+
+targets: $(TARGETBIN)
+
+-include $(OBJ:.o=.d) $(BUILD)/src/main.d $(UNITBIN:=.d) $(FUZZBIN:=.d)
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all targets clean FORCE
+.SECONDARY:
+FORCE:

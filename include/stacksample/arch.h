@@ -1,0 +1,37 @@
+/*
+ * The only place that names registers. x86-64 now; the numbering of struct
+ * ss_regs is perf's (arch/x86/include/uapi/asm/perf_regs.h), so that a sample
+ * is copied, not translated.
+ */
+#ifndef STACKSAMPLE_ARCH_H
+#define STACKSAMPLE_ARCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum ss_reg { /* dense, the order in which perf delivers our mask */
+  SS_REG_AX, SS_REG_BX, SS_REG_CX, SS_REG_DX, SS_REG_SI, SS_REG_DI,
+  SS_REG_BP, SS_REG_SP, SS_REG_IP,
+  SS_REG_R8, SS_REG_R9, SS_REG_R10, SS_REG_R11,
+  SS_REG_R12, SS_REG_R13, SS_REG_R14, SS_REG_R15,
+  SS_REG_COUNT
+};
+
+struct ss_regs {
+  uint64_t r[SS_REG_COUNT];
+};
+
+/* perf_event_attr.sample_regs_user that yields struct ss_regs in order. */
+uint64_t ss_arch_perf_mask(void);
+/* DWARF register number (System V psABI x86-64, figure 3.36) -> ss_reg; -1. */
+int ss_arch_from_dwarf(unsigned dwarf);
+/* Registers of a ptrace-stopped thread; false with errno. */
+bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs);
+/* Registers that a callee must preserve, as a bit mask of ss_reg. */
+uint32_t ss_arch_callee_saved(void);
+/* Is this build for a supported machine, and its name ("x86_64"). */
+bool ss_arch_supported(void);
+const char *ss_arch_name(void);
+
+#endif

@@ -1,0 +1,181 @@
+/*
+ * Where samples come from, and their way to profile.db.
+ *
+ * Stage 1 (capture): one thread per CPU, pinned to it, SCHED_FIFO where
+ * permitted, woken by each sample. It takes the record out of the ring, reads
+ * what must be read at this moment (struct ss_read_plan of the sampled thread)
+ * and interprets nothing. Stage 2 (pipeline), one thread: puts the records of
+ * all CPUs in time order, keeps processes, threads and mappings, unwinds,
+ * merges, names the test, writes.
+ */
+#ifndef STACKSAMPLE_ENGINE_H
+#define STACKSAMPLE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "stacksample/arch.h"
+#include "stacksample/error.h"
+#include "stacksample/proc.h"
+#include "stacksample/store.h"
+
+/* ---- perf events and rings --------------------------------------------------- */
+
+struct ss_perf_config {
+  uint32_t rate_hz;
+  uint32_t snapshot;   /* wanted bytes of user stack; 0: none (--no-native) */
+  bool inherit;        /* follow threads and children */
+  bool switches;       /* PERF_RECORD_SWITCH */
+  bool enable_on_exec; /* `run`: counting starts at the exec */
+  struct ss_notes *notes;
+};
+struct ss_perf_facts {
+  bool kernel_samples;   /* exclude_kernel = 0 was allowed */
+  uint32_t snapshot;     /* bytes in use, maybe smaller than wanted */
+  uint64_t period_ns;
+  uint64_t ring_bytes;   /* per CPU */
+  unsigned cpus, events; /* opened */
+  char reason[160];      /* why less than wanted, or "" */
+};
+struct ss_perf;
+/* Events on `pid` for every CPU of its affinity, one ring per CPU. Degrades in
+ * this order, with a note each: kernel samples, ring size, snapshot. ACCESS or
+ * UNSUPPORTED: another engine must do. */
+enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *config,
+                         pid_t pid, struct ss_diag *diag);
+/* One more existing thread (attach). GONE is normal. */
+enum ss_err ss_perf_add(struct ss_perf *perf, pid_t tid, struct ss_diag *diag);
+void ss_perf_enable(struct ss_perf *perf, bool on); /* ioctl on every event */
+const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf);
+/* On-CPU nanoseconds of all threads that ever inherited, from the count. */
+uint64_t ss_perf_count_ns(const struct ss_perf *perf);
+void ss_perf_close(struct ss_perf *perf);
+
+/* ---- records: pure over bytes ------------------------------------------------- */
+
+enum ss_record_type {
+  SS_REC_SAMPLE, SS_REC_MMAP, SS_REC_COMM, SS_REC_FORK, SS_REC_EXIT,
+  SS_REC_SWITCH, SS_REC_LOST, SS_REC_THROTTLE, SS_REC_OTHER
+};
+struct ss_record { /* pointers are into the decoded bytes */
+  enum ss_record_type type;
+  pid_t pid, tid;
+  uint64_t time_ns; /* CLOCK_MONOTONIC */
+  uint32_t cpu;
+  union {
+    struct {
+      uint64_t ip;
+      bool kernel;               /* hit in kernel mode */
+      const unsigned char *kernel_ips; /* n_kernel u64, innermost first */
+      size_t n_kernel;
+      bool has_regs;
+      struct ss_regs regs;
+      const unsigned char *stack; /* the valid (dyn_size) bytes from sp up */
+      size_t stack_len;
+    } sample;
+    struct {
+      struct ss_map map; /* path not set: below */
+      const char *path;  /* bounded, NUL-terminated; "" or "//anon": none */
+      bool exec;         /* executable; else a data mapping */
+    } mmap;
+    struct { const char *comm; bool exec; } comm;
+    struct { pid_t ppid, ptid; } task; /* FORK, EXIT */
+    struct { bool out, preempted; } sw;
+    struct { uint64_t count; } lost;
+  } u;
+};
+/* false: malformed or of a kind that we did not ask for (count it). */
+bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out);
+
+/* ---- stage 1 -------------------------------------------------------------------- */
+
+struct ss_capture;
+struct ss_captured { /* valid until the next ss_capture_next */
+  struct ss_record rec;
+  struct ss_read_plan plan;      /* as it was when read; count 0: none */
+  const unsigned char *raw;      /* plan bytes read */
+  size_t raw_len;
+  uint64_t read_ns;              /* when they were read */
+};
+struct ss_capture_counts {
+  uint64_t records, samples, lost, undecodable, queue_full;
+  uint64_t own_cpu_ns; /* of the stage 1 threads */
+  bool fifo;           /* real-time priority was granted */
+};
+/* Starts the threads. Leaves a CPU's loop on POLLHUP/POLLERR. */
+enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
+                             struct ss_notes *notes, struct ss_diag *diag);
+/* What to read at samples of `tid` in `pid`; count 0 removes it. Thread-safe. */
+void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
+                         const struct ss_read_plan *plan);
+/* Sleeps until there is something to take or timeout_ms have passed. */
+void ss_capture_wait(struct ss_capture *c, int timeout_ms);
+/* The next record of all CPUs in time order, as far as no earlier one can still
+ * arrive; false: none yet. After ss_capture_stop: until all are taken. */
+bool ss_capture_next(struct ss_capture *c, struct ss_captured *out);
+/* Every record up to this time has been handed out. */
+uint64_t ss_capture_horizon_ns(const struct ss_capture *c);
+void ss_capture_stop(struct ss_capture *c); /* drains rings, joins threads */
+void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out);
+void ss_capture_free(struct ss_capture *c);
+
+/* ---- the ledger: a thread's life in states --------------------------------------- */
+
+/* One thread. Fed by stage 2 in time order; emits (phase, state, ns) so that
+ * the sum over states is the life, exactly, with what is not known as UNKNOWN. */
+struct ss_ledger; /* of one run: pools what single threads are too short for */
+struct ss_ledger_thread;
+typedef void ss_ledger_emit(void *arg, uint32_t thread, uint32_t phase,
+                            enum ss_state state, uint64_t ns);
+struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples,
+                                bool switches, ss_ledger_emit *emit, void *arg);
+void ss_ledger_free(struct ss_ledger *l);
+/* `thread` is the store's id. `phase` may be SS_ID_NONE. */
+struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
+                                         uint32_t phase, uint64_t time_ns, bool on_cpu);
+void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out, bool preempted);
+void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state);
+void ss_ledger_phase(struct ss_ledger_thread *t, uint64_t time_ns, uint32_t phase);
+void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stopped);
+/* The kernel's own figures (schedstat), read at time_ns: CPU time, and time
+ * runnable but not running, both since the thread's birth. */
+void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns,
+                         uint64_t cpu_ns, uint64_t runqueue_ns);
+/* Records were lost around here: intervals that span this are unknown. */
+void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
+/* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */
+uint64_t ss_ledger_end(struct ss_ledger_thread *t, uint64_t time_ns);
+/* Emits what pooling still holds; call after the last thread's end. */
+void ss_ledger_flush(struct ss_ledger *l);
+
+/* ---- stage 2 ------------------------------------------------------------------------ */
+
+struct ss_pipeline;
+struct ss_pipeline_config {
+  struct ss_capture *capture;
+  struct ss_perf *perf;
+  struct ss_store *store;
+  struct ss_notes *notes;
+  pid_t root;          /* first process */
+  bool no_python, no_native, no_children, cpu_only;
+};
+/* What is happening now, for the status line and the deadline rules. */
+struct ss_pipeline_now {
+  uint64_t samples, lost;
+  char test[256];  /* node id, "" unknown */
+  char phase[16];
+  uint64_t phase_start_ns;
+  double busy_cpus, user_pct, kernel_pct, spin_pct; /* of the last seconds */
+};
+enum ss_err ss_pipeline_start(struct ss_pipeline **p, const struct ss_pipeline_config *config,
+                              struct ss_diag *diag);
+void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out); /* any thread */
+/* Takes what is left, ends every thread's ledger at `end_ns`, joins stage 2. */
+void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns);
+/* Writes names of native frames and the quality figures into the store. */
+void ss_pipeline_finish(struct ss_pipeline *p);
+void ss_pipeline_free(struct ss_pipeline *p);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * Every limit of stacksample, named once, with its reason. When one is hit
+ * the output says so (a marker frame, a counter or a note).
+ */
+#ifndef STACKSAMPLE_LIMITS_H
+#define STACKSAMPLE_LIMITS_H
+
+/* Sampling. */
+#define SS_RATE_DEFAULT_HZ 100
+#define SS_RATE_MAX_HZ 10000 /* 100 us: below it the timer eats the target */
+#define SS_CPUS_MAX 1024
+#define SS_STACK_SNAPSHOT_DEFAULT 16384 /* torch under pytest: max 13.7 KB */
+#define SS_STACK_SNAPSHOT_SMALL 8192
+#define SS_STACK_SNAPSHOT_MIN 4096
+#define SS_RING_MIN_RECORDS 8 /* spec section 7 */
+#define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
+#define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
+#define SS_QUEUE_BYTES (8u << 20)     /* stage 1 -> stage 2, per CPU */
+
+/* Stacks. */
+#define SS_FRAMES_MAX 1024      /* native frames unwound per stack */
+#define SS_PY_FRAMES_MAX 4096   /* Python frames per thread */
+#define SS_FRAME_SIZE_MAX (1u << 20) /* one native frame; more is not a stack */
+#define SS_STACK_READ_MAX (8u << 20) /* live bytes beyond a snapshot */
+#define SS_STACKS_UNIQUE_MAX (4u << 20) /* trie nodes; beyond: [limit] leaf */
+
+/* What a target hands us. */
+#define SS_MAPS_MAX 262144         /* mappings of one process (R53) */
+#define SS_PATH_MAX 4096
+#define SS_PROCS_MAX 65536         /* processes tracked at once */
+#define SS_THREADS_MAX 65536       /* threads tracked at once */
+#define SS_PY_STRING_MAX 4096      /* characters of a Python name kept */
+#define SS_PY_TABLE_MAX (1u << 20) /* bytes of a line table (R37) */
+#define SS_PY_INTERPS_MAX 256
+#define SS_PY_CODES_MAX (1u << 20) /* code objects cached per process */
+#define SS_ENVIRON_MAX 4096        /* slots of environ looked through */
+#define SS_TEST_ID_MAX 8192        /* bytes of PYTEST_CURRENT_TEST kept */
+#define SS_SYMBOL_NAME_MAX 4096    /* bytes of a name before demangling */
+#define SS_DEMANGLED_MAX 8192      /* bytes after it */
+#define SS_ELF_SECTION_MAX (1u << 30)
+#define SS_ELF_SYMBOLS_MAX (16u << 20)
+#define SS_PERF_MAP_MAX (64u << 20) /* bytes of /tmp/perf-PID.map (R54) */
+#define SS_DEBUGDATA_MAX (256u << 20) /* bytes of decompressed debug data */
+
+/* Output. */
+#define SS_TRACE_BYTES_MAX (100u << 20) /* profiler.json by default */
+#define SS_TRACE_DEPTH_MAX 400          /* Perfetto drops slices below 512 */
+#define SS_DB_BYTES_MAX (2ull << 30)    /* profile.db; then seconds merge */
+#define SS_RESERVE_BYTES (1u << 20)     /* kept back for a full disk */
+#define SS_DB_COMMIT_MS 2000            /* a killed stacksample loses this */
+#define SS_NOTES_MAX 100
+#define SS_STAMP_TRIES 1000
+
+#endif

@@ -1,0 +1,112 @@
+/*
+ * Everything that becomes a file of the bundle, and the bundle itself.
+ *
+ * A writer turns a profile (profile.db, nothing else) into one file through a
+ * struct ss_outfile. Nothing here samples, and nothing below knows a format.
+ */
+#ifndef STACKSAMPLE_OUTPUT_H
+#define STACKSAMPLE_OUTPUT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "stacksample/error.h"
+#include "stacksample/fsafe.h"
+#include "stacksample/launch.h"
+#include "stacksample/store.h"
+
+/* ---- writers ------------------------------------------------------------------- */
+
+struct ss_filter { /* NULL or 0: everything */
+  const char *test;   /* substring of the node id */
+  const char *thread; /* name, role, or number of a thread */
+  const char *state;  /* a state's word */
+  uint64_t from_ns, to_ns; /* since the run's start; to 0: end */
+};
+struct ss_write_options {
+  struct ss_filter filter;
+  bool count_samples;     /* folded: samples instead of microseconds */
+  bool trace_slices_only; /* trace: no V8 sample events */
+  uint64_t trace_bytes;   /* 0: SS_TRACE_BYTES_MAX */
+};
+struct ss_writer {
+  const char *format; /* "folded", "trace", ...; several files may share one */
+  const char *file;   /* name in the bundle */
+  bool always;        /* written without --format naming it */
+  enum ss_err (*write)(struct ss_profile *p, const struct ss_write_options *options,
+                       struct ss_outfile *out, struct ss_diag *diag);
+};
+extern const struct ss_writer ss_writers[]; /* in finishing order; ends with NULL format */
+
+/* Applies a filter to the totals: those with weight_ns 0 are to be skipped. */
+enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filter,
+                              struct ss_diag *diag);
+
+/* The text of a frame as every output shows it (spec section 4): "function
+ * (file.py:12)", "symbol (library)", "library+0x1234", "[kernel: ...]". */
+void ss_frame_text(const struct ss_profile *p, uint32_t frame, struct ss_buf *out);
+/* The file as shown: what follows site-packages/ ..., else relative to cwd. */
+const char *ss_file_shown(const char *file, const char *cwd);
+
+/* Resolves names of native frames that have none yet into `store`. `modules`
+ * (may be NULL) has the files still open; else they are opened by path and
+ * taken only where the build-id agrees. */
+struct ss_modules;
+enum ss_err ss_names_resolve(struct ss_store *store, struct ss_modules *modules,
+                             struct ss_diag *diag);
+
+/* Tables on stdout: `report` without --format. */
+void ss_tables_print(struct ss_profile *p, FILE *to);
+
+/* ---- the bundle ------------------------------------------------------------------ */
+
+struct ss_bundle; /* one folder under way; a reserve for a full disk */
+
+/* Makes DIR/<stamp>/ (stamp NULL: now, UTC, with -2, -3 where it exists). */
+enum ss_err ss_bundle_create(struct ss_bundle **bundle, const char *parent,
+                             const char *stamp, struct ss_diag *diag);
+enum ss_err ss_bundle_open(struct ss_bundle **bundle, const char *path,
+                           struct ss_diag *diag); /* `report` */
+const struct ss_dir *ss_bundle_dir(const struct ss_bundle *b);
+const char *ss_bundle_path(const struct ss_bundle *b);
+/* Gives the reserved MiB back to the disk (before the summary). */
+void ss_bundle_release_reserve(struct ss_bundle *b);
+/* Writes one file by a writer; failures are remembered as absent. */
+enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,
+                            struct ss_profile *p, const struct ss_write_options *options,
+                            struct ss_diag *diag);
+void ss_bundle_absent(struct ss_bundle *b, const char *name, const char *why);
+/* manifest.json over all files present: sizes and SHA-256. */
+enum ss_err ss_bundle_manifest(struct ss_bundle *b, struct ss_profile *p, struct ss_diag *diag);
+void ss_bundle_free(struct ss_bundle *b);
+
+/* ---- facts: small files about the run, written from what the kernel says -------- */
+
+enum ss_env_mode { SS_ENV_FULL, SS_ENV_REDACTED, SS_ENV_NONE };
+struct ss_facts_config {
+  char *const *argv;     /* ours, whole */
+  char *const *command;  /* the user's */
+  char *const *environment;
+  enum ss_env_mode env;
+  const char *options;   /* ours, as text */
+};
+/* commands.txt, env.txt: at the start. Also stores cwd, command, git commit,
+ * limits of our ancestors and machine facts as meta. */
+enum ss_err ss_facts_start(const struct ss_bundle *b, const struct ss_facts_config *config,
+                           struct ss_store *store, struct ss_diag *diag);
+/* exit_code.txt and time.txt (GNU time -v) at the end, and the meta of both. */
+enum ss_err ss_facts_end(const struct ss_bundle *b, const struct ss_facts_config *config,
+                         const struct ss_exit *exit, int status, struct ss_store *store,
+                         struct ss_diag *diag);
+/* torch_env.txt: runs collect_env by `python` (NULL: only writes `why_not`). */
+enum ss_err ss_facts_torch_env(const struct ss_bundle *b, const char *python,
+                               const char *why_not, struct ss_diag *diag);
+/* Would this KEY=value or argument give a secret away? By name and by shape. */
+bool ss_secret_name(const char *name, size_t len);
+bool ss_secret_value(const char *value, size_t len);
+/* argv quoted for a shell, secrets redacted unless `full`; true: some were. */
+bool ss_command_quote(struct ss_buf *out, char *const *argv, bool full);
+
+#endif

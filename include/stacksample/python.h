@@ -1,0 +1,92 @@
+/*
+ * CPython, read from outside: which frames a thread runs, and where they
+ * belong between its native frames. Nothing outside src/python knows a
+ * CPython version; nothing inside it runs a file of the target.
+ *
+ * The merge is by address: CPython keeps an object (an anchor) on the C stack
+ * in each activation of its evaluation function (3.11, 3.12: _PyCFrame; 3.12
+ * on: entry_frame). The native frame whose [sp, cfa) holds an anchor is that
+ * activation; the Python frames that end at the anchor replace it. What does
+ * not end exactly there is unverified and counted, never shifted.
+ */
+#ifndef STACKSAMPLE_PYTHON_H
+#define STACKSAMPLE_PYTHON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stacksample/error.h"
+#include "stacksample/proc.h"
+#include "stacksample/unwind.h"
+
+/* A code object, read once and kept while the process lives. */
+struct ss_py_code {
+  uint64_t addr;        /* in the target */
+  const char *function; /* co_qualname (3.11 on), else co_name; UTF-8 */
+  const char *file;     /* co_filename, UTF-8 */
+  int first_line;       /* 0: unknown */
+  bool shim;            /* trampoline, __init__ cleanup: never shown */
+};
+
+/* One frame of a merged stack, innermost first. */
+enum ss_merged_kind { SS_MERGED_NATIVE, SS_MERGED_PYTHON };
+struct ss_merged {
+  enum ss_merged_kind kind;
+  uint32_t native;               /* NATIVE: index into the native frames */
+  const struct ss_py_code *code; /* PYTHON; valid while the process lives */
+  int line;                      /* PYTHON: current line, 0 unknown */
+};
+
+struct ss_py_result {
+  size_t count;     /* merged frames written */
+  unsigned python;  /* Python frames among them */
+  unsigned activations; /* evaluation activations found */
+  bool has_python;  /* this thread runs Python at all (a tstate was found) */
+  bool verified;    /* every activation ended exactly at its anchor */
+  const char *why;  /* static text where not verified, else NULL */
+};
+
+/* Why reads were refused, summed over a process. */
+struct ss_py_counts {
+  uint64_t merges, verified, unverified;
+  uint64_t rejected; /* chains, strings, tables that made no sense */
+  uint64_t torn;     /* stage 1's bytes and the snapshot disagreed */
+};
+
+struct ss_py; /* the interpreter(s) of one process image */
+
+/* Looks for a CPython in the mappings. GONE: there is none (yet): ask again
+ * when mappings change; UNSUPPORTED with a text: a version we refuse. The
+ * space's maps may change afterwards (same pointer is used again). */
+enum ss_err ss_py_open(struct ss_py **py, const struct ss_unwind_space *space,
+                       struct ss_diag *diag);
+void ss_py_free(struct ss_py *py);
+const char *ss_py_version(const struct ss_py *py); /* "3.11.2" */
+const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
+
+/* What stage 1 must read at a sample of thread `tid`: appended to `plan`
+ * (thread state, used part of the data stack). Refreshed by every merge; ask
+ * again when ss_py_plan_generation(py, tid) has changed. false: no thread
+ * state known for `tid` (yet). */
+bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
+uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
+
+/* Merges. `stack` reads the snapshot (exact at the sample), `mem` what stage 1
+ * read with live memory behind it. `native` innermost first. At most `cap`
+ * frames into `out`. With `native_count` 0 (--no-native, or no unwinding):
+ * Python frames only, unverified. */
+void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
+                 const struct ss_mem *mem, const struct ss_frame *native,
+                 size_t native_count, struct ss_merged *out, size_t cap,
+                 struct ss_py_result *result);
+
+/* Name given by Python's threading (3.x: _thread._set_name or Thread._name);
+ * false where unknown. For tables and dumps, not for every sample. */
+bool ss_py_thread_name(struct ss_py *py, pid_t tid, char *buf, size_t cap);
+
+/* Who holds the GIL of the interpreter of `tid`: native thread id, 0 nobody,
+ * -1 unknown. */
+pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * Thin wrappers of system calls: one EINTR policy, clocks, and in test builds
+ * (-DSS_TESTING) the seam SS_FAULT=<call>:<errno>:<nth> that makes the nth
+ * call fail. They set errno like the call they wrap.
+ */
+#ifndef STACKSAMPLE_SYS_H
+#define STACKSAMPLE_SYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct perf_event_attr;
+
+uint64_t ss_now_ns(void);      /* CLOCK_MONOTONIC */
+uint64_t ss_wall_ns(void);     /* CLOCK_REALTIME */
+uint64_t ss_own_cpu_ns(void);  /* CLOCK_PROCESS_CPUTIME_ID */
+pid_t ss_gettid(void);
+
+/* Repeats on EINTR and short counts; 0, or -1 with errno. */
+int ss_write_all(int fd, const void *buf, size_t len);
+/* Reads up to `len` bytes, repeating on EINTR; bytes read (0 at the end). */
+ssize_t ss_read_some(int fd, void *buf, size_t len);
+ssize_t ss_pread_some(int fd, void *buf, size_t len, uint64_t off);
+void ss_close(int *fd); /* closes if >= 0, sets -1, keeps errno */
+
+int ss_pidfd_open(pid_t pid, unsigned flags);
+int ss_pidfd_send_signal(int pidfd, int sig);
+ssize_t ss_process_vm_readv(pid_t pid, const struct iovec *local, size_t nlocal,
+                            const struct iovec *remote, size_t nremote);
+int ss_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu,
+                       int group_fd, unsigned long flags);
+int ss_fsync(int fd);
+
+#endif
