@@ -88,3 +88,13 @@ clean:
 .PHONY: all targets clean FORCE
 .SECONDARY:
 FORCE:
+
+# ---- tests ------------------------------------------------------------------
+
+objects: $(OBJ)
+
+# One binary a module; a crash is one red line.
+check-unit: $(UNITBIN)
+	$(Q)sh tests/lib/run_unit.sh $(UNITBIN)
+
+.PHONY: objects check-unit
