@@ -64,7 +64,10 @@ void ss_tables_print(struct ss_profile *p, FILE *to);
 
 struct ss_bundle; /* one folder under way; a reserve for a full disk */
 
-/* Makes DIR/<stamp>/ (stamp NULL: now, UTC, with -2, -3 where it exists). */
+/* Makes DIR/<stamp>/ (stamp NULL: now, UTC, with -2, -3 where it exists). USAGE:
+ * a stamp of other characters than ASCII letters, digits, '.', '_', '-'. EXISTS:
+ * a given stamp is there already. On an error nothing was made but folders of
+ * `parent`. The reserve is made here, and fails silently where the disk is full. */
 enum ss_err ss_bundle_create(struct ss_bundle **bundle, const char *parent,
                              const char *stamp, struct ss_diag *diag);
 enum ss_err ss_bundle_open(struct ss_bundle **bundle, const char *path,
@@ -78,34 +81,66 @@ enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,
                             struct ss_profile *p, const struct ss_write_options *options,
                             struct ss_diag *diag);
 void ss_bundle_absent(struct ss_bundle *b, const char *name, const char *why);
-/* manifest.json over all files present: sizes and SHA-256. */
+/* manifest.json over all files present: sizes and SHA-256. `p` NULL: what the
+ * profile would say is left out. May be called again; replaces the file. */
 enum ss_err ss_bundle_manifest(struct ss_bundle *b, struct ss_profile *p, struct ss_diag *diag);
-void ss_bundle_free(struct ss_bundle *b);
+void ss_bundle_free(struct ss_bundle *b); /* also gives the reserve back */
 
 /* ---- facts: small files about the run, written from what the kernel says -------- */
 
 enum ss_env_mode { SS_ENV_FULL, SS_ENV_REDACTED, SS_ENV_NONE };
 struct ss_facts_config {
+  const char *mode;      /* "run" or "attach" */
   char *const *argv;     /* ours, whole */
-  char *const *command;  /* the user's */
+  char *const *command;  /* the user's; NULL in attach */
   char *const *environment;
   enum ss_env_mode env;
   const char *options;   /* ours, as text */
+  uint64_t timeout_ns;   /* our own --timeout; 0: none */
+  const char *log;       /* name of the log in the bundle; NULL: none is kept */
 };
-/* commands.txt, env.txt: at the start. Also stores cwd, command, git commit,
- * limits of our ancestors and machine facts as meta. */
-enum ss_err ss_facts_start(const struct ss_bundle *b, const struct ss_facts_config *config,
-                           struct ss_store *store, struct ss_diag *diag);
-/* exit_code.txt and time.txt (GNU time -v) at the end, and the meta of both. */
-enum ss_err ss_facts_end(const struct ss_bundle *b, const struct ss_facts_config *config,
-                         const struct ss_exit *exit, int status, struct ss_store *store,
+/* "pytest.log", or "command.log" where the command is not pytest. Static. */
+const char *ss_log_name(char *const *command);
+/* commands.txt, env.txt: at the start. Also stores what meta.h lists under "the
+ * run" and "machine". `limits` (may be NULL) receives the limits found. The
+ * first failure is returned, the rest is done all the same. */
+struct ss_time_limits;
+enum ss_err ss_facts_start(struct ss_bundle *b, const struct ss_facts_config *config,
+                           struct ss_store *store, struct ss_time_limits *limits,
+                           struct ss_diag *diag);
+struct ss_ending {
+  const struct ss_exit *exit;
+  int status;      /* what `run` will return */
+  bool timed_out;  /* by our own --timeout */
+  int signal_seen; /* TERM, INT or HUP that reached us; 0: none */
+};
+/* exit_code.txt and time.txt (GNU time -v), then what the log says of outcomes
+ * and failures, and the meta of all three. */
+enum ss_err ss_facts_end(struct ss_bundle *b, const struct ss_facts_config *config,
+                         const struct ss_ending *ending, struct ss_store *store,
                          struct ss_diag *diag);
+/* The interpreter of a *running* process as it was called (a venv's link, not
+ * what it points to). false: not Python (or not yet: ask again later), or it
+ * may not be run by us, and then `why` says so. */
+bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why);
 /* torch_env.txt: runs collect_env by `python` (NULL: only writes `why_not`). */
-enum ss_err ss_facts_torch_env(const struct ss_bundle *b, const char *python,
+enum ss_err ss_facts_torch_env(struct ss_bundle *b, const char *python,
                                const char *why_not, struct ss_diag *diag);
+
+/* ---- secrets ------------------------------------------------------------------- */
+
+#define SS_REDACTED "<redacted>"
 /* Would this KEY=value or argument give a secret away? By name and by shape. */
 bool ss_secret_name(const char *name, size_t len);
 bool ss_secret_value(const char *value, size_t len);
+/* Copies `text` with what looks secret replaced; true: something was. */
+bool ss_redact(struct ss_buf *out, const char *text, size_t len);
+/* The value of an environment variable, by its name and its shape. */
+bool ss_redact_setting(struct ss_buf *out, const char *name, size_t name_len,
+                       const char *value, size_t len);
+/* argv as a list of words, secrets redacted; calls `each` for every word. */
+bool ss_redact_argv(char *const *argv, void (*each)(void *arg, const char *word, size_t len),
+                    void *arg);
 /* argv quoted for a shell, secrets redacted unless `full`; true: some were. */
 bool ss_command_quote(struct ss_buf *out, char *const *argv, bool full);
 
