@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#undef alloca /* a macro of glibc: those cannot be poisoned */
 #pragma GCC poison strcpy strcat strncpy strncat sprintf vsprintf strtok
 #pragma GCC poison strtok_r gets atoi atol atoll tmpnam mktemp popen system
 #pragma GCC poison alloca asctime ctime chdir

@@ -7,6 +7,7 @@
 #define STACKSAMPLE_ESCAPE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "stacksample/buf.h"
 
@@ -18,6 +19,9 @@ void ss_escape_json(struct ss_buf *out, const char *s, size_t len);
 void ss_escape_html(struct ss_buf *out, const char *s, size_t len);
 /* One terminal or log line: controls, ESC and bad bytes become \xNN. */
 void ss_escape_terminal(struct ss_buf *out, const char *s, size_t len);
+/* The same into `cap` bytes (at least 1), cut between characters, always
+ * NUL-terminated. For where nothing may be allocated. */
+void ss_terminal_copy(char *dst, size_t cap, const char *s, size_t len);
 /* One frame of a folded line: ';' becomes ':', controls become a space, a
  * trailing " <digits>" loses its space to '_', so that no reader takes the
  * leaf for a count; an empty frame becomes "?". */
@@ -30,5 +34,9 @@ void ss_escape_markdown(struct ss_buf *out, const char *s, size_t len);
 /* One cell of a TSV: tab, newline and CR become a space; a cell that a
  * spreadsheet would take for a formula (= + - @) gets a leading '. */
 void ss_escape_tsv(struct ss_buf *out, const char *s, size_t len);
+
+/* Length (1 to 4) of the valid UTF-8 sequence at `s`, its code point in `cp`;
+ * 0: not valid (overlong, surrogate, beyond U+10FFFF, cut off) or len 0. */
+size_t ss_utf8_decode(const char *s, size_t len, uint32_t *cp);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * Thin wrappers of system calls: one EINTR policy, clocks, and in test builds
- * (-DSS_TESTING) the seam SS_FAULT=<call>:<errno>:<nth> that makes the nth
- * call fail. They set errno like the call they wrap.
+ * (-DSS_TESTING) the seam SS_FAULT=<call>:<errno>:<nth>[+] that makes the nth
+ * call (with +, also every later one) fail. Calls: write read pread fsync
+ * process_vm_readv perf_event_open. They set errno like the call they wrap.
  */
 #ifndef STACKSAMPLE_SYS_H
 #define STACKSAMPLE_SYS_H
@@ -21,8 +22,9 @@ pid_t ss_gettid(void);
 
 /* Repeats on EINTR and short counts; 0, or -1 with errno. */
 int ss_write_all(int fd, const void *buf, size_t len);
-/* Reads up to `len` bytes, repeating on EINTR; bytes read (0 at the end). */
+/* One read, repeated on EINTR; bytes read (0 at the end), or -1. */
 ssize_t ss_read_some(int fd, void *buf, size_t len);
+/* Reads at `off` until `len` bytes or the end; bytes read, or -1. */
 ssize_t ss_pread_some(int fd, void *buf, size_t len, uint64_t off);
 void ss_close(int *fd); /* closes if >= 0, sets -1, keeps errno */
 
@@ -33,5 +35,17 @@ ssize_t ss_process_vm_readv(pid_t pid, const struct iovec *local, size_t nlocal,
 int ss_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu,
                        int group_fd, unsigned long flags);
 int ss_fsync(int fd);
+
+#ifdef SS_TESTING
+/* Counts one call of that name; true, with errno set: it is to fail. */
+bool ss_fault(const char *call);
+void ss_fault_reset(void); /* counts from 0 again, after a new SS_FAULT */
+#else
+static inline bool ss_fault(const char *call)
+{
+  (void)call;
+  return false;
+}
+#endif
 
 #endif
