@@ -31,16 +31,30 @@ struct ss_write_options {
   bool trace_slices_only; /* trace: no V8 sample events */
   uint64_t trace_bytes;   /* 0: SS_TRACE_BYTES_MAX */
 };
+typedef enum ss_err ss_write_fn(struct ss_profile *p, const struct ss_write_options *options,
+                                struct ss_outfile *out, struct ss_diag *diag);
 struct ss_writer {
   const char *format; /* "folded", "trace", ...; several files may share one */
   const char *file;   /* name in the bundle */
   bool always;        /* written without --format naming it */
-  enum ss_err (*write)(struct ss_profile *p, const struct ss_write_options *options,
-                       struct ss_outfile *out, struct ss_diag *diag);
+  ss_write_fn *write;
 };
 extern const struct ss_writer ss_writers[]; /* in finishing order; ends with NULL format */
 
-/* Applies a filter to the totals: those with weight_ns 0 are to be skipped. */
+/* Their functions; writer.c has the table. */
+ss_write_fn ss_write_summary_md, ss_write_summary_json, ss_write_tests_tsv;
+ss_write_fn ss_write_folded, ss_write_folded_tests, ss_write_folded_wait;
+ss_write_fn ss_write_flamegraph, ss_write_trace, ss_write_speedscope, ss_write_pprof;
+
+/* Does `list` ("folded,trace", "all", "none"; NULL: the default) ask for `w`?
+ * Always true where w->always. */
+bool ss_writer_wanted(const struct ss_writer *w, const char *list);
+/* SS_ERR_USAGE, naming the word, where `list` has one that no writer has. */
+enum ss_err ss_writer_check_list(const char *list, struct ss_diag *diag);
+
+/* Applies a filter to totals and times, once, before any writer: those with
+ * weight_ns (ns) 0 are to be skipped. Writers that read samples apply
+ * options.filter to them on their own. */
 enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filter,
                               struct ss_diag *diag);
 

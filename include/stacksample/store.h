@@ -128,6 +128,10 @@ void ss_store_time(struct ss_store *s, uint32_t thread, uint32_t phase,
 void ss_store_meta(struct ss_store *s, const char *key, const char *value);
 void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value);
 void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name, size_t len);
+/* Rows as they stand in memory, for ss_names_resolve; false beyond the last. */
+bool ss_store_frame_at(const struct ss_store *s, uint32_t id, struct ss_frame_row *row);
+bool ss_store_module_at(const struct ss_store *s, uint32_t id, struct ss_module_row *row);
+const char *ss_store_str(const struct ss_store *s, uint32_t id); /* "" for none */
 /* Commits when SS_DB_COMMIT_MS have passed; `now` forces. Called often. */
 void ss_store_commit(struct ss_store *s, bool now);
 /* First error so far (disk full, ...); OK and untouched diag otherwise. */
