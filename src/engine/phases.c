@@ -1,0 +1,141 @@
+/*
+ * Which test runs: phase rows from the looks at a process' live environ.
+ *
+ * A look is taken at every sample of the process and, while it has none, every
+ * SS_PHASE_TICK_NS. A phase starts at the first look that sees it, so its
+ * bounds are as exact as the looks are close. A look that is older than the
+ * newest one (records arrive late) never changes anything.
+ */
+#include <string.h>
+
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+#define SS_PHASE_TICK_NS 10000000ull /* 10 ms */
+
+static const char collection[] = "(collection)";
+static const char finish[] = "(session finish)";
+static const char between[] = "(between tests)";
+
+static uint32_t next_occurrence(struct ss_pipeline *p, const struct ss_phase_row *row)
+{
+  uint32_t key[3] = {row->process, row->test, row->phase};
+  uint64_t hash = ss_hash_bytes(key, sizeof(key));
+  uint64_t *count = ss_idmap_get(&p->occurrences, hash);
+  uint64_t n = count ? *count : 0;
+
+  (void)ss_idmap_put(&p->occurrences, hash, n + 1);
+  return (uint32_t)n;
+}
+
+static void publish(struct ss_pipeline *p, const char *test, size_t test_len, const char *phase,
+                    size_t phase_len, uint64_t time_ns)
+{
+  pthread_mutex_lock(&p->now_lock);
+  snprintf(p->now.test, sizeof(p->now.test), "%.*s", (int)test_len, test);
+  snprintf(p->now.phase, sizeof(p->now.phase), "%.*s", (int)phase_len, phase);
+  p->now.phase_start_ns = time_ns;
+  pthread_mutex_unlock(&p->now_lock);
+}
+
+static void close_row(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
+{
+  if (proc->phase == SS_ID_NONE)
+    return;
+  proc->phase_row.end_ns = time_ns;
+  ss_store_phase_update(p->config.store, proc->phase, &proc->phase_row);
+}
+
+static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *test,
+                  size_t test_len, const char *phase, size_t phase_len, uint64_t time_ns)
+{
+  close_row(p, proc, time_ns);
+  proc->phase_before = proc->phase;
+  proc->phase_start_ns = time_ns;
+  proc->phase_row = (struct ss_phase_row){
+      .process = proc->id,
+      .test = ss_store_string(p->config.store, test, test_len),
+      .phase = ss_store_string(p->config.store, phase, phase_len),
+      .start_ns = time_ns,
+  };
+  proc->phase_row.occurrence = next_occurrence(p, &proc->phase_row);
+  proc->phase = ss_store_phase(p->config.store, &proc->phase_row);
+  for (struct ss_thread *t = proc->threads; t; t = t->next)
+    ss_ledger_phase(t->ledger, time_ns, proc->phase);
+  publish(p, test, test_len, phase, phase_len, time_ns);
+}
+
+/* Before the first test everything is collection, imports included. */
+void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
+{
+  if (proc->pytest && proc->phase == SS_ID_NONE)
+    enter(p, proc, collection, strlen(collection), "", 0, time_ns);
+}
+
+void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
+{
+  close_row(p, proc, time_ns);
+  proc->phase = SS_ID_NONE;
+}
+
+uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns)
+{
+  return time_ns >= proc->phase_start_ns ? proc->phase : proc->phase_before;
+}
+
+static bool row_is(struct ss_pipeline *p, const struct ss_process *proc, const char *text)
+{
+  return proc->phase != SS_ID_NONE &&
+         proc->phase_row.test == ss_store_string(p->config.store, text, strlen(text));
+}
+
+static void changed(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
+{
+  struct ss_test_id id;
+
+  if (proc->env.value == NULL) {
+    enter(p, proc, finish, strlen(finish), "", 0, time_ns);
+    return;
+  }
+  /* What looked like the end was only the gap before this test. */
+  if (row_is(p, proc, finish)) {
+    proc->phase_row.test = ss_store_string(p->config.store, between, strlen(between));
+    ss_store_phase_update(p->config.store, proc->phase, &proc->phase_row);
+  }
+  ss_test_parse(proc->env.value, proc->env.value_len, &id);
+  enter(p, proc, id.id, id.id_len, id.phase, id.phase_len, time_ns);
+}
+
+static void note_worker(struct ss_pipeline *p, struct ss_process *proc)
+{
+  if (proc->env.worker[0] == '\0' || proc->row.worker != SS_ID_NONE)
+    return;
+  proc->row.worker =
+      ss_store_string(p->config.store, proc->env.worker, strlen(proc->env.worker));
+  proc->row.label = proc->row.worker;
+  ss_store_process_update(p->config.store, proc->id, &proc->row);
+}
+
+void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc, const struct ss_mem *mem,
+                    uint64_t time_ns)
+{
+  if (time_ns <= proc->env_look_ns)
+    return;
+  proc->env_look_ns = time_ns;
+  if (!ss_testenv_update(&proc->env, &proc->space, mem))
+    return;
+  note_worker(p, proc);
+  changed(p, proc, time_ns);
+}
+
+void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns)
+{
+  if (now_ns < p->tick_ns + SS_PHASE_TICK_NS)
+    return;
+  p->tick_ns = now_ns;
+  for (struct ss_process *proc = p->processes; proc; proc = proc->next)
+    if (proc->env.pytest && now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
+      ss_phases_look(p, proc, &proc->live.mem, now_ns);
+}

@@ -1,0 +1,259 @@
+/*
+ * Stage 2: one thread that takes the records of all CPUs in time order and
+ * turns them into rows of profile.db.
+ *
+ * It sleeps until stage 1 has enough for it or a tick has passed; between the
+ * records it looks at live environs, reads schedstat and commits. It never
+ * waits for the target, and what it cannot do it counts.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/limits.h"
+#include "stacksample/meta.h"
+#include "stacksample/output.h"
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+#define WAIT_MS 10
+#define WINDOW_NS 2000000000ull /* the status line speaks of the last seconds */
+
+/* ---- the ledger's rows --------------------------------------------------------- */
+
+/* Kernel time that samples could not see becomes rows of its own, so that it
+ * shows in every output (spec section 4, Conservation). */
+static void hidden_kernel(struct ss_pipeline *p, uint32_t thread, uint32_t phase, uint64_t ns)
+{
+  struct ss_sample_row row = {
+      .time_ns = ss_now_ns(),
+      .weight_ns = ns,
+      .thread = thread,
+      .stack = p->hidden_stack,
+      .phase = phase,
+      .state = SS_STATE_KERNEL,
+      .end = SS_END_NO_REGS,
+      .method = SS_METHOD_NONE,
+      .merge = SS_MERGE_NONE,
+  };
+
+  ss_store_sample(p->config.store, &row);
+}
+
+static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state state,
+                      uint64_t ns)
+{
+  struct ss_pipeline *p = arg;
+
+  if (ns == 0)
+    return;
+  ss_store_time(p->config.store, thread, phase, state, ns);
+  if (state == SS_STATE_KERNEL && !p->facts.kernel_samples)
+    hidden_kernel(p, thread, phase, ns);
+}
+
+/* ---- records -------------------------------------------------------------------- */
+
+static void on_switch(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_thread *t =
+      ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, !rec->u.sw.out);
+
+  if (t == NULL)
+    return;
+  t->ran = true;
+  ss_ledger_switch(t->ledger, rec->time_ns, rec->u.sw.out, rec->u.sw.preempted);
+}
+
+static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
+{
+  const struct ss_record *rec = &c->rec;
+
+  if (p->config.no_children && rec->pid != p->config.root && rec->type != SS_REC_LOST)
+    return;
+  switch (rec->type) {
+  case SS_REC_SAMPLE:
+    ss_stacking_sample(p, c);
+    break;
+  case SS_REC_SWITCH:
+    on_switch(p, rec);
+    break;
+  case SS_REC_MMAP:
+    ss_tracked_mmap(p, rec);
+    break;
+  case SS_REC_COMM:
+    ss_tracked_comm(p, rec);
+    break;
+  case SS_REC_FORK:
+    ss_tracked_fork(p, rec);
+    break;
+  case SS_REC_EXIT:
+    ss_tracked_exit(p, rec->pid, rec->tid, rec->time_ns);
+    break;
+  case SS_REC_LOST:
+    p->n_lost += rec->u.lost.count;
+    ss_ledger_gap(p->ledger, rec->time_ns);
+    break;
+  case SS_REC_THROTTLE:
+    ss_note(p->config.notes, "the kernel throttled sampling: fewer samples than the rate asks");
+    break;
+  case SS_REC_OTHER:
+    break;
+  }
+}
+
+/* ---- what is happening now --------------------------------------------------------- */
+
+static void publish_window(struct ss_pipeline *p, uint64_t now_ns)
+{
+  uint64_t total = 0, span = now_ns - p->window_ns;
+
+  if (span < WINDOW_NS)
+    return;
+  for (int i = 0; i < SS_STATE_COUNT; i++)
+    total += p->window_samples[i];
+  pthread_mutex_lock(&p->now_lock);
+  p->now.samples = p->n_samples;
+  p->now.lost = p->n_lost;
+  p->now.busy_cpus = (double)(total * p->facts.period_ns) / (double)span;
+  if (total > 0) {
+    p->now.user_pct = 100.0 * (double)p->window_samples[SS_STATE_USER] / (double)total;
+    p->now.kernel_pct = 100.0 * (double)p->window_samples[SS_STATE_KERNEL] / (double)total;
+    p->now.spin_pct = 100.0 * (double)p->window_samples[SS_STATE_SPIN] / (double)total;
+  }
+  pthread_mutex_unlock(&p->now_lock);
+  memset(p->window_samples, 0, sizeof(p->window_samples));
+  p->window_ns = now_ns;
+}
+
+void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out)
+{
+  pthread_mutex_lock(&p->now_lock);
+  *out = p->now;
+  pthread_mutex_unlock(&p->now_lock);
+}
+
+/* ---- the loop ------------------------------------------------------------------------ */
+
+static void take_all(struct ss_pipeline *p)
+{
+  struct ss_captured captured;
+
+  while (ss_capture_next(p->config.capture, &captured)) {
+    dispatch(p, &captured);
+    ss_store_commit(p->config.store, false);
+  }
+}
+
+static void *pipeline_main(void *arg)
+{
+  struct ss_pipeline *p = arg;
+
+  pthread_setname_np(pthread_self(), "ss-pipeline");
+  while (!atomic_load(&p->stop)) {
+    uint64_t now_ns;
+    ss_capture_wait(p->config.capture, WAIT_MS);
+    take_all(p);
+    now_ns = ss_now_ns();
+    ss_phases_tick(p, now_ns);
+    ss_tracked_schedstat(p, now_ns);
+    publish_window(p, now_ns);
+    ss_store_commit(p->config.store, false);
+  }
+  take_all(p);
+  return NULL;
+}
+
+/* ---- life cycle ------------------------------------------------------------------------ */
+
+static uint32_t make_hidden_stack(struct ss_pipeline *p)
+{
+  static const char text[] = "[kernel: unknown]";
+  struct ss_frame_row row = {.kind = SS_FRAME_SYNTHETIC,
+                             .name = ss_store_string(p->config.store, text, strlen(text)),
+                             .file = SS_ID_NONE,
+                             .module = SS_ID_NONE};
+
+  return ss_store_stack(p->config.store, SS_ID_NONE, ss_store_frame(p->config.store, &row), 0);
+}
+
+enum ss_err ss_pipeline_start(struct ss_pipeline **out, const struct ss_pipeline_config *config,
+                              struct ss_diag *diag)
+{
+  struct ss_pipeline *p = calloc(1, sizeof(*p));
+  size_t path_frames = SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256;
+
+  *out = NULL;
+  if (p == NULL)
+    return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
+  p->config = *config;
+  p->facts = *ss_perf_facts(config->perf);
+  pthread_mutex_init(&p->now_lock, NULL);
+  p->window_ns = ss_now_ns();
+  p->paths = ss_paths_new();
+  p->modules = ss_modules_new();
+  p->unwinder = ss_unwinder_new();
+  p->kallsyms = p->facts.kernel_samples ? ss_kallsyms_load() : NULL;
+  p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples, true, emit_time, p);
+  p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
+  p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
+  p->path = calloc(path_frames, sizeof(*p->path));
+  p->path_lines = calloc(path_frames, sizeof(*p->path_lines));
+  if (!p->paths || !p->modules || !p->unwinder || !p->ledger || !p->native || !p->merged ||
+      !p->path || !p->path_lines) {
+    ss_pipeline_free(p);
+    return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
+  }
+  p->hidden_stack = make_hidden_stack(p);
+  if (pthread_create(&p->thread, NULL, pipeline_main, p) != 0) {
+    ss_pipeline_free(p);
+    return ss_fail(diag, SS_ERR_LIMIT, "cannot start the sampling pipeline's thread");
+  }
+  *out = p;
+  return SS_ERR_OK;
+}
+
+void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns)
+{
+  p->end_ns = end_ns;
+  atomic_store(&p->stop, true);
+  pthread_join(p->thread, NULL);
+  ss_tracked_end_all(p, end_ns);
+  ss_ledger_flush(p->ledger);
+}
+
+void ss_pipeline_finish(struct ss_pipeline *p)
+{
+  struct ss_store *store = p->config.store;
+  struct ss_capture_counts counts;
+  struct ss_diag diag = {0};
+
+  ss_capture_counts(p->config.capture, &counts);
+  ss_store_meta_u64(store, SS_META_SAMPLES, p->n_samples);
+  ss_store_meta_u64(store, SS_META_LOST, counts.lost);
+  ss_store_meta_u64(store, SS_META_REJECTED,
+                    p->n_rejected + counts.undecodable + p->py_counts.rejected);
+  ss_store_meta_u64(store, SS_META_FIRST_SAMPLE_NS, p->first_sample_ns);
+  ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
+  ss_store_meta(store, SS_META_REALTIME_READER, counts.fifo ? "yes" : "no");
+  if (ss_names_resolve(store, p->modules, &diag) != SS_ERR_OK)
+    ss_note(p->config.notes, "some names are missing: %s", diag.text);
+}
+
+void ss_pipeline_free(struct ss_pipeline *p)
+{
+  if (p == NULL)
+    return;
+  ss_tracked_free(p);
+  ss_ledger_free(p->ledger);
+  ss_unwinder_free(p->unwinder);
+  ss_kallsyms_free(p->kallsyms);
+  ss_modules_free(p->modules);
+  ss_paths_free(p->paths);
+  pthread_mutex_destroy(&p->now_lock);
+  free(p->native);
+  free(p->merged);
+  free(p->path);
+  free(p->path_lines);
+  free(p);
+}

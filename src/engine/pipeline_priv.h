@@ -1,0 +1,136 @@
+/*
+ * Stage 2's own state: the processes and threads of the run, as the records
+ * tell of them. Everything here belongs to the one stage 2 thread.
+ */
+#ifndef STACKSAMPLE_PIPELINE_PRIV_H
+#define STACKSAMPLE_PIPELINE_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "stacksample/context.h"
+#include "stacksample/engine.h"
+#include "stacksample/hash.h"
+#include "stacksample/python.h"
+
+/* Outermost frames kept of a thread, to tell its role when names are known. */
+#define SS_OUTER_FRAMES 8
+
+struct ss_thread;
+
+struct ss_outer { /* a place in a module */
+  uint32_t module;
+  uint64_t vaddr;
+};
+
+struct ss_process { /* one image of a process: a new exec resets it in place */
+  pid_t pid, ppid;
+  uint32_t id; /* in the store */
+  struct ss_process_row row;
+  struct ss_mem_live live;
+  struct ss_maps maps;
+  uint64_t maps_read_ns; /* records before this are already in `maps`; 0: never */
+  struct ss_unwind_space space;
+  struct ss_perf_map *perf_map;
+  bool perf_map_tried;
+
+  struct ss_py *py;         /* NULL: no Python (yet) */
+  uint64_t py_tried_at;     /* maps.generation of the last try */
+  struct ss_idmap py_frames; /* struct ss_py_code * -> store frame */
+
+  struct ss_testenv env;
+  uint64_t env_look_ns;      /* of the last look */
+  bool pytest;               /* its command line is pytest's, or it set PYTEST_ */
+  uint32_t phase, phase_before; /* in the store; SS_ID_NONE */
+  uint64_t phase_start_ns;
+  struct ss_phase_row phase_row;
+
+  struct ss_thread *threads; /* list */
+  struct ss_process *next;
+};
+
+struct ss_thread {
+  struct ss_process *process;
+  pid_t tid;
+  uint32_t id; /* in the store */
+  struct ss_thread_row row;
+  struct ss_ledger_thread *ledger;
+  char comm[64];
+  uint64_t plan_key; /* what the last plan was made from */
+  bool planned;
+  bool ran; /* on a CPU since schedstat was last read */
+  bool has_python;
+  uint64_t samples;
+  struct ss_outer outer[SS_OUTER_FRAMES]; /* outermost first */
+  unsigned n_outer;
+  struct ss_thread *next; /* of the same process */
+};
+
+struct ss_pipeline {
+  struct ss_pipeline_config config;
+  struct ss_perf_facts facts;
+  pthread_t thread;
+  atomic_bool stop;
+  uint64_t end_ns; /* of the run, set before `stop` */
+
+  struct ss_paths *paths;
+  struct ss_modules *modules;
+  struct ss_unwinder *unwinder;
+  struct ss_kallsyms *kallsyms;
+  struct ss_ledger *ledger;
+
+  struct ss_process *processes; /* alive, newest first */
+  struct ss_idmap by_pid;       /* pid -> struct ss_process * */
+  struct ss_idmap by_tid;       /* tid -> struct ss_thread * */
+  size_t n_processes, n_threads;
+  struct ss_idmap occurrences;  /* hash of (process, test, phase) -> count */
+  struct ss_idmap module_rows;  /* module id -> store module */
+  struct ss_idmap kernel_frames; /* kernel function's address -> store frame */
+  uint32_t hidden_stack;        /* "[kernel: unknown]" */
+
+  /* One stack under work; too large for a thread's C stack. */
+  struct ss_frame *native;
+  struct ss_merged *merged;
+  uint32_t *path;  /* store frames, innermost first */
+  int *path_lines;
+
+  uint64_t n_samples, n_lost, n_rejected, n_ignored;
+  uint64_t first_sample_ns;
+  uint64_t tick_ns, schedstat_ns;
+  struct ss_py_counts py_counts; /* of ended images */
+
+  pthread_mutex_t now_lock; /* guards now */
+  struct ss_pipeline_now now;
+  uint64_t window_ns, window_samples[SS_STATE_COUNT];
+};
+
+/* tracked.c: who lives */
+struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns);
+struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
+                                    uint64_t time_ns, bool on_cpu);
+void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec);
+void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec);
+void ss_tracked_comm(struct ss_pipeline *p, const struct ss_record *rec);
+void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_ns);
+void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec);
+void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns);
+/* Mappings complete enough to find `addr`: read again where it is missing. */
+struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns);
+void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns);
+void ss_tracked_free(struct ss_pipeline *p);
+bool ss_command_is_pytest(const char *cmdline, size_t len);
+
+/* phases.c: which test runs */
+void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
+void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc, const struct ss_mem *mem,
+                    uint64_t time_ns);
+void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns);
+void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
+uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns);
+
+/* stacking.c: from a sample to a row */
+void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured);
+/* roles.c: names and roles of threads, when names are known */
+void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
+
+#endif

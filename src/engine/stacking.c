@@ -1,0 +1,336 @@
+/*
+ * From a sample to a row of profile.db: kernel frames, native frames and
+ * Python frames in one order, as a path of the stack trie.
+ *
+ * The path is collected innermost first and handed to the store from the root
+ * inward. A stack that did not reach its thread's start hangs below a visible
+ * "[incomplete: why]" root, so that it is never mistaken for a complete one.
+ */
+#include <string.h>
+
+#include "stacksample/cursor.h"
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+/* Values at and above this are markers in a perf callchain, not addresses
+ * (PERF_CONTEXT_MAX, include/uapi/linux/perf_event.h). */
+#define CALLCHAIN_MARKER ((uint64_t)-4095)
+#define PATH_MAX_FRAMES (SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256)
+
+struct path {
+  struct ss_pipeline *p;
+  size_t n;
+};
+
+static void push(struct path *path, uint32_t frame, int line)
+{
+  if (frame == SS_ID_NONE || path->n >= PATH_MAX_FRAMES)
+    return;
+  path->p->path[path->n] = frame;
+  path->p->path_lines[path->n] = line;
+  path->n++;
+}
+
+static uint32_t named_frame(struct ss_pipeline *p, enum ss_frame_kind kind, const char *name)
+{
+  struct ss_frame_row row = {.kind = kind,
+                             .name = ss_store_string(p->config.store, name, strlen(name)),
+                             .file = SS_ID_NONE,
+                             .module = SS_ID_NONE};
+
+  return ss_store_frame(p->config.store, &row);
+}
+
+/* ---- kernel --------------------------------------------------------------------- */
+
+static uint32_t kernel_frame(struct ss_pipeline *p, uint64_t ip)
+{
+  struct ss_symbol symbol;
+  uint64_t *known;
+  uint32_t frame;
+
+  if (p->kallsyms == NULL || !ss_kallsyms_find(p->kallsyms, ip, &symbol))
+    return named_frame(p, SS_FRAME_KERNEL, "[kernel]");
+  known = ss_idmap_get(&p->kernel_frames, symbol.start);
+  if (known)
+    return (uint32_t)*known;
+  frame = named_frame(p, SS_FRAME_KERNEL, symbol.name);
+  (void)ss_idmap_put(&p->kernel_frames, symbol.start, frame);
+  return frame;
+}
+
+static void push_kernel(struct path *path, const struct ss_record *rec)
+{
+  struct ss_cursor c =
+      ss_cursor_init(rec->u.sample.kernel_ips, rec->u.sample.n_kernel * sizeof(uint64_t));
+  size_t before = path->n;
+
+  while (c.left >= sizeof(uint64_t)) {
+    uint64_t ip = ss_read_u64(&c);
+    if (ip < CALLCHAIN_MARKER)
+      push(path, kernel_frame(path->p, ip), 0);
+  }
+  if (path->n == before)
+    push(path, kernel_frame(path->p, rec->u.sample.ip), 0);
+}
+
+/* ---- native ----------------------------------------------------------------------- */
+
+static uint32_t module_row(struct ss_pipeline *p, const struct ss_module *module)
+{
+  uint64_t *known = ss_idmap_get(&p->module_rows, module->id);
+  struct ss_module_row row = {0};
+  uint32_t id;
+
+  if (known)
+    return (uint32_t)*known;
+  row.path = ss_store_string(p->config.store, module->path, strlen(module->path));
+  memcpy(row.build_id, module->build_id, sizeof(row.build_id));
+  row.build_id_len = (uint32_t)module->build_id_len;
+  id = ss_store_module(p->config.store, &row);
+  (void)ss_idmap_put(&p->module_rows, module->id, id);
+  return id;
+}
+
+/* Code that no file backs: named by the target's own perf map, if it has one. */
+static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc, uint64_t ip)
+{
+  struct ss_symbol symbol;
+  struct ss_diag why = {0};
+
+  if (!proc->perf_map_tried) {
+    proc->perf_map_tried = true;
+    if (ss_perf_map_load(&proc->perf_map, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
+        why.err != SS_ERR_GONE)
+      ss_note(p->config.notes, "perf map of process %d ignored: %s", (int)proc->pid, why.text);
+  }
+  if (proc->perf_map && ss_perf_map_find(proc->perf_map, ip, &symbol))
+    return named_frame(p, SS_FRAME_NATIVE, symbol.name);
+  return named_frame(p, SS_FRAME_NATIVE, "[anonymous code]");
+}
+
+static uint32_t native_frame(struct ss_pipeline *p, struct ss_process *proc,
+                             const struct ss_frame *f)
+{
+  struct ss_frame_row row = {
+      .kind = SS_FRAME_NATIVE, .name = SS_ID_NONE, .file = SS_ID_NONE, .module = SS_ID_NONE};
+
+  if (f->module == NULL)
+    return anonymous_frame(p, proc, f->ip);
+  row.module = module_row(p, f->module);
+  row.exact = f->function == 0;
+  row.offset = row.exact ? f->vaddr : f->function;
+  return ss_store_frame(p->config.store, &row);
+}
+
+static uint32_t python_frame(struct ss_pipeline *p, struct ss_process *proc,
+                             const struct ss_py_code *code)
+{
+  uint64_t *known = ss_idmap_get(&proc->py_frames, (uint64_t)(uintptr_t)code);
+  struct ss_frame_row row = {.kind = SS_FRAME_PYTHON, .module = SS_ID_NONE};
+  uint32_t frame;
+
+  if (known)
+    return (uint32_t)*known;
+  row.name = ss_store_string(p->config.store, code->function, strlen(code->function));
+  row.file = ss_store_string(p->config.store, code->file, strlen(code->file));
+  row.first_line = code->first_line;
+  frame = ss_store_frame(p->config.store, &row);
+  (void)ss_idmap_put(&proc->py_frames, (uint64_t)(uintptr_t)code, frame);
+  return frame;
+}
+
+/* ---- one user stack ------------------------------------------------------------------- */
+
+struct user_stack {
+  size_t native, merged;
+  enum ss_end end;
+  enum ss_method method; /* the weakest */
+  enum ss_merge_quality merge;
+};
+
+static void unwind(struct ss_pipeline *p, struct ss_process *proc, const struct ss_captured *c,
+                   struct ss_snapshot *snapshot, struct user_stack *out)
+{
+  const struct ss_record *rec = &c->rec;
+  uint64_t sp = rec->u.sample.regs.r[SS_REG_SP];
+  struct ss_map *stack_map;
+
+  /* Makes sure that the code's mapping is known before the walk needs it. */
+  (void)ss_tracked_map(proc, rec->u.sample.regs.r[SS_REG_IP], rec->time_ns);
+  stack_map = ss_tracked_map(proc, sp, rec->time_ns);
+  ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
+                   &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
+  out->end = ss_unwind_stack(p->unwinder, &proc->space, &snapshot->mem, &rec->u.sample.regs,
+                             p->native, SS_FRAMES_MAX, &out->native);
+  out->method = SS_METHOD_CFI;
+  for (size_t i = 0; i < out->native; i++)
+    if (p->native[i].method > out->method && p->native[i].method != SS_METHOD_NONE)
+      out->method = p->native[i].method;
+}
+
+/* A process becomes a Python one when libpython is mapped: asked again only
+ * when its mappings have changed since. */
+static struct ss_py *python_of(struct ss_pipeline *p, struct ss_process *proc)
+{
+  struct ss_diag why = {0};
+  enum ss_err err;
+
+  if (proc->py || p->config.no_python || proc->py_tried_at == proc->maps.generation)
+    return proc->py;
+  proc->py_tried_at = proc->maps.generation;
+  err = ss_py_open(&proc->py, &proc->space, &why);
+  if (err == SS_ERR_OK) {
+    const char *version = ss_py_version(proc->py);
+    proc->row.python = ss_store_string(p->config.store, version, strlen(version));
+    ss_store_process_update(p->config.store, proc->id, &proc->row);
+  } else if (err != SS_ERR_GONE) {
+    ss_note(p->config.notes, "no Python frames for process %d: %s", (int)proc->pid,
+            why.text[0] ? why.text : ss_strerror(err));
+  }
+  return proc->py;
+}
+
+static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_mem *stack,
+                  const struct ss_mem *mem, struct user_stack *out)
+{
+  struct ss_process *proc = t->process;
+  struct ss_py *py = python_of(p, proc);
+  struct ss_py_result result = {0};
+
+  out->merge = SS_MERGE_NONE;
+  if (py) {
+    ss_py_merge(py, t->tid, stack, mem, p->native, out->native, p->merged,
+                SS_FRAMES_MAX + SS_PY_FRAMES_MAX, &result);
+    if (result.has_python && (result.python > 0 || result.activations > 0)) {
+      t->has_python = true;
+      out->merge = result.verified ? SS_MERGE_VERIFIED : SS_MERGE_UNVERIFIED;
+    }
+    out->merged = result.count;
+  }
+  if (out->merged == 0) {
+    for (size_t i = 0; i < out->native; i++)
+      p->merged[i] = (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)i};
+    out->merged = out->native;
+  }
+}
+
+static void push_user(struct path *path, struct ss_process *proc, const struct user_stack *u)
+{
+  struct ss_pipeline *p = path->p;
+
+  for (size_t i = 0; i < u->merged; i++) {
+    const struct ss_merged *m = &p->merged[i];
+    if (m->kind == SS_MERGED_PYTHON)
+      push(path, python_frame(p, proc, m->code), m->line);
+    else if (!p->config.no_native && m->native < u->native)
+      push(path, native_frame(p, proc, &p->native[m->native]), 0);
+  }
+  if (u->end != SS_END_COMPLETE) {
+    char text[64];
+    snprintf(text, sizeof(text), "[incomplete: %s]", ss_end_word(u->end));
+    push(path, named_frame(p, SS_FRAME_SYNTHETIC, text), 0);
+  }
+}
+
+/* ---- plans ----------------------------------------------------------------------------- */
+
+static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
+{
+  struct ss_process *proc = t->process;
+  uint64_t generations[2] = {proc->env.generation,
+                             proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0};
+  uint64_t key = ss_hash_bytes(generations, sizeof(generations)) | 1;
+  struct ss_read_plan plan = {.count = 0};
+
+  if (key == t->plan_key)
+    return;
+  t->plan_key = key;
+  (void)ss_testenv_plan(&proc->env, &plan);
+  if (proc->py)
+    (void)ss_py_plan(proc->py, t->tid, &plan);
+  if (plan.count > 0 || t->planned) {
+    ss_capture_set_plan(p->config.capture, proc->pid, t->tid, &plan);
+    t->planned = plan.count > 0;
+  }
+}
+
+/* ---- the sample ------------------------------------------------------------------------- */
+
+static void keep_outer(struct ss_pipeline *p, struct ss_thread *t, const struct user_stack *u)
+{
+  if (t->n_outer > 0 || u->end != SS_END_COMPLETE)
+    return;
+  for (size_t i = u->native; i-- > 0 && t->n_outer < SS_OUTER_FRAMES;)
+    if (p->native[i].module)
+      t->outer[t->n_outer++] = (struct ss_outer){.module = p->native[i].module->id,
+                                                 .vaddr = p->native[i].vaddr};
+}
+
+static uint32_t store_path(const struct path *path)
+{
+  struct ss_pipeline *p = path->p;
+  uint32_t node = SS_ID_NONE;
+
+  for (size_t i = path->n; i-- > 0;)
+    node = ss_store_stack(p->config.store, node, p->path[i], p->path_lines[i]);
+  return node;
+}
+
+static void count_now(struct ss_pipeline *p, uint64_t time_ns, enum ss_state state)
+{
+  if (p->first_sample_ns == 0)
+    p->first_sample_ns = time_ns;
+  p->n_samples++;
+  p->window_samples[state]++;
+}
+
+void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured)
+{
+  const struct ss_record *rec = &captured->rec;
+  struct ss_thread *t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, true);
+  struct ss_span spans[SS_PLAN_REGIONS_MAX];
+  struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
+  struct path path = {.p = p};
+  struct ss_mem_spans mem;
+  struct ss_sample_row row;
+
+  if (t == NULL) {
+    p->n_ignored++;
+    return;
+  }
+  ss_mem_spans_init(&mem, spans,
+                    ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len, spans,
+                                       SS_PLAN_REGIONS_MAX),
+                    &t->process->live.mem);
+  if (rec->u.sample.kernel)
+    push_kernel(&path, rec);
+  if (rec->u.sample.has_regs) {
+    struct ss_snapshot snapshot;
+    unwind(p, t->process, captured, &snapshot, &user);
+    merge(p, t, &snapshot.mem, &mem.mem, &user);
+    push_user(&path, t->process, &user);
+    ss_snapshot_release(&snapshot);
+  }
+  ss_phases_look(p, t->process, &mem.mem, rec->time_ns);
+  refresh_plan(p, t);
+  keep_outer(p, t, &user);
+  row = (struct ss_sample_row){
+      .time_ns = rec->time_ns,
+      .weight_ns = p->facts.period_ns,
+      .thread = t->id,
+      .stack = store_path(&path),
+      .phase = ss_phases_at(t->process, rec->time_ns),
+      .state = rec->u.sample.kernel ? SS_STATE_KERNEL : SS_STATE_USER,
+      .end = (uint8_t)user.end,
+      .method = (uint8_t)user.method,
+      .merge = (uint8_t)user.merge,
+  };
+  ss_store_sample(p->config.store, &row);
+  ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row.state);
+  t->ran = true;
+  t->samples++;
+  count_now(p, rec->time_ns, (enum ss_state)row.state);
+}

@@ -1,0 +1,416 @@
+/*
+ * The processes and threads of the run: born, renamed, exec'ed, ended, as the
+ * kernel's side-band records tell, in time order.
+ *
+ * A sample or a switch of somebody unknown makes it known (records can be
+ * lost). A process is gone when its last thread is; an exec keeps the process
+ * and forgets everything that belonged to the old image.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/buf.h"
+#include "stacksample/limits.h"
+#include "stacksample/output.h"
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+/* Mappings are read again at most this often for an address that is missing. */
+#define MAPS_REREAD_NS 100000000ull
+#define SCHEDSTAT_NS 1000000000ull
+
+static uint32_t store_text(struct ss_pipeline *p, const char *text)
+{
+  return ss_store_string(p->config.store, text, strlen(text));
+}
+
+/* ---- what a process is ---------------------------------------------------------- */
+
+static const char *base_name(const char *path)
+{
+  const char *slash = strrchr(path, '/');
+
+  return slash ? slash + 1 : path;
+}
+
+static bool is_pytest_name(const char *word)
+{
+  const char *name = base_name(word);
+
+  return strcmp(name, "pytest") == 0 || strcmp(name, "py.test") == 0 ||
+         strncmp(name, "pytest-3", 8) == 0;
+}
+
+bool ss_command_is_pytest(const char *cmdline, size_t len)
+{
+  const char *end = cmdline + len, *word = cmdline;
+
+  /* "pytest ...", "python -m pytest ...", "python /usr/bin/pytest ..." */
+  for (int i = 0; word < end && i < 6; i++) {
+    if (is_pytest_name(word))
+      return true;
+    word += strnlen(word, (size_t)(end - word)) + 1;
+  }
+  return false;
+}
+
+/* Splits NUL-separated words into a vector for the redacting quoter. */
+static void quoted_command(struct ss_buf *out, const char *cmdline, size_t len)
+{
+  char *words[257];
+  size_t n = 0, at = 0;
+  char *copy = malloc(len + 1);
+
+  if (copy == NULL)
+    return;
+  memcpy(copy, cmdline, len);
+  copy[len] = '\0';
+  while (at < len && n < 256) {
+    words[n++] = copy + at;
+    at += strlen(copy + at) + 1;
+  }
+  words[n] = NULL;
+  (void)ss_command_quote(out, words, false);
+  free(copy);
+}
+
+/* Reads who it is now; called for a new process and after each exec. */
+static void describe(struct ss_pipeline *p, struct ss_process *proc)
+{
+  struct ss_buf cmdline = {0}, quoted = {0};
+  struct ss_stat st;
+
+  if (ss_stat_read(&st, proc->pid, 0)) {
+    proc->ppid = st.ppid;
+    proc->row.ppid = st.ppid;
+    proc->row.label = store_text(p, st.comm);
+  }
+  if (ss_cmdline_read(proc->pid, 64 * 1024, &cmdline) == SS_ERR_OK && cmdline.len > 0) {
+    proc->pytest = ss_command_is_pytest(cmdline.data, cmdline.len);
+    proc->row.label = store_text(p, proc->pytest ? "pytest" : base_name(cmdline.data));
+    quoted_command(&quoted, cmdline.data, cmdline.len);
+    proc->row.command = ss_store_string(p->config.store, ss_buf_str(&quoted), quoted.len);
+  }
+  ss_store_process_update(p->config.store, proc->id, &proc->row);
+  ss_buf_release(&cmdline);
+  ss_buf_release(&quoted);
+}
+
+static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
+{
+  if (proc->py) {
+    const struct ss_py_counts *c = ss_py_counts(proc->py);
+    p->py_counts.merges += c->merges;
+    p->py_counts.verified += c->verified;
+    p->py_counts.unverified += c->unverified;
+    p->py_counts.rejected += c->rejected;
+    p->py_counts.torn += c->torn;
+  }
+  ss_py_free(proc->py);
+  proc->py = NULL;
+  proc->py_tried_at = 0;
+  ss_idmap_release(&proc->py_frames);
+  ss_perf_map_free(proc->perf_map);
+  proc->perf_map = NULL;
+  proc->perf_map_tried = false;
+  ss_testenv_reset(&proc->env);
+  ss_unwinder_forget(p->unwinder, proc->pid);
+}
+
+/* ---- birth ------------------------------------------------------------------------ */
+
+static struct ss_process *process_new(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
+{
+  struct ss_process *proc;
+
+  if (p->n_processes >= SS_PROCS_MAX)
+    return NULL;
+  proc = calloc(1, sizeof(*proc));
+  if (proc == NULL)
+    return NULL;
+  proc->pid = pid;
+  proc->phase = proc->phase_before = SS_ID_NONE;
+  ss_mem_live_init(&proc->live, pid);
+  ss_maps_init(&proc->maps, p->paths);
+  proc->space = (struct ss_unwind_space){
+      .pid = pid, .maps = &proc->maps, .modules = p->modules, .live = &proc->live.mem};
+  proc->row = (struct ss_process_row){.pid = pid,
+                                      .label = SS_ID_NONE,
+                                      .command = SS_ID_NONE,
+                                      .python = SS_ID_NONE,
+                                      .worker = SS_ID_NONE,
+                                      .start_ns = time_ns};
+  proc->id = ss_store_process(p->config.store, &proc->row);
+  if (!ss_idmap_put(&p->by_pid, (uint64_t)pid, (uint64_t)(uintptr_t)proc)) {
+    ss_maps_release(&proc->maps);
+    free(proc);
+    return NULL;
+  }
+  proc->next = p->processes;
+  p->processes = proc;
+  p->n_processes++;
+  return proc;
+}
+
+static struct ss_process *process_find(struct ss_pipeline *p, pid_t pid)
+{
+  uint64_t *found = ss_idmap_get(&p->by_pid, (uint64_t)pid);
+
+  return found ? (struct ss_process *)(uintptr_t)*found : NULL;
+}
+
+static struct ss_thread *thread_find(struct ss_pipeline *p, pid_t tid)
+{
+  uint64_t *found = ss_idmap_get(&p->by_tid, (uint64_t)tid);
+
+  return found ? (struct ss_thread *)(uintptr_t)*found : NULL;
+}
+
+struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
+{
+  struct ss_process *proc = process_find(p, pid);
+
+  if (proc)
+    return proc;
+  if (p->config.no_children && pid != p->config.root)
+    return NULL;
+  proc = process_new(p, pid, time_ns);
+  if (proc) {
+    describe(p, proc);
+    ss_phases_start(p, proc, time_ns);
+  }
+  return proc;
+}
+
+static void thread_named(struct ss_pipeline *p, struct ss_thread *t, const char *comm)
+{
+  snprintf(t->comm, sizeof(t->comm), "%s", comm);
+  t->row.name = store_text(p, t->comm);
+}
+
+struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
+                                    uint64_t time_ns, bool on_cpu)
+{
+  struct ss_thread *t = thread_find(p, tid);
+  struct ss_process *proc;
+  struct ss_stat st;
+
+  if (t && t->process->pid == pid)
+    return t;
+  if (t) /* the number came back in another process: the end was not seen */
+    ss_tracked_exit(p, t->process->pid, tid, time_ns);
+  proc = ss_tracked_process(p, pid, time_ns);
+  if (proc == NULL || p->n_threads >= SS_THREADS_MAX)
+    return NULL;
+  t = calloc(1, sizeof(*t));
+  if (t == NULL)
+    return NULL;
+  t->process = proc;
+  t->tid = tid;
+  t->row = (struct ss_thread_row){.process = proc->id,
+                                  .tid = tid,
+                                  .name = SS_ID_NONE,
+                                  .role = SS_ID_NONE,
+                                  .start_ns = time_ns};
+  if (ss_stat_read(&st, pid, tid))
+    thread_named(p, t, st.comm);
+  t->id = ss_store_thread(p->config.store, &t->row);
+  t->ledger = ss_ledger_birth(p->ledger, t->id, proc->phase, time_ns, on_cpu);
+  t->ran = true;
+  if (t->ledger == NULL || !ss_idmap_put(&p->by_tid, (uint64_t)tid, (uint64_t)(uintptr_t)t)) {
+    if (t->ledger)
+      ss_ledger_end(t->ledger, time_ns);
+    free(t);
+    return NULL;
+  }
+  t->next = proc->threads;
+  proc->threads = t;
+  p->n_threads++;
+  return t;
+}
+
+void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_process *parent, *child;
+
+  if (rec->pid == rec->u.task.ppid) { /* a thread */
+    ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+    return;
+  }
+  if (p->config.no_children)
+    return;
+  parent = process_find(p, rec->u.task.ppid);
+  child = process_find(p, rec->pid);
+  if (child) /* the number came back */
+    ss_tracked_exit(p, rec->pid, rec->pid, rec->time_ns);
+  child = process_new(p, rec->pid, rec->time_ns);
+  if (child == NULL)
+    return;
+  child->row.ppid = rec->u.task.ppid;
+  child->ppid = rec->u.task.ppid;
+  if (parent) { /* a fork is a copy: mappings, command, and the running test */
+    if (ss_maps_copy(&child->maps, &parent->maps) == SS_ERR_OK)
+      child->maps_read_ns = parent->maps_read_ns;
+    child->row.label = parent->row.label;
+    child->row.command = parent->row.command;
+    child->pytest = parent->pytest;
+    ss_store_process_update(p->config.store, child->id, &child->row);
+  }
+  ss_phases_start(p, child, rec->time_ns);
+  ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+}
+
+/* ---- changes ------------------------------------------------------------------------ */
+
+void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_process *proc = ss_tracked_process(p, rec->pid, rec->time_ns);
+
+  if (proc == NULL)
+    return;
+  forget_image(p, proc);
+  ss_maps_clear(&proc->maps);
+  proc->maps_read_ns = 0;
+  for (struct ss_thread *t = proc->threads; t; t = t->next) {
+    t->plan_key = 0;
+    t->planned = false;
+    t->n_outer = 0;
+    t->has_python = false;
+  }
+  describe(p, proc);
+  ss_phases_start(p, proc, rec->time_ns);
+}
+
+void ss_tracked_comm(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_thread *t;
+
+  if (rec->u.comm.exec)
+    ss_tracked_exec(p, rec);
+  t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, true);
+  if (t == NULL)
+    return;
+  thread_named(p, t, rec->u.comm.comm);
+  ss_store_thread_update(p->config.store, t->id, &t->row);
+}
+
+void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_process *proc = ss_tracked_process(p, rec->pid, rec->time_ns);
+  struct ss_map map = rec->u.mmap.map;
+  const char *path = rec->u.mmap.path;
+
+  if (proc == NULL || rec->time_ns <= proc->maps_read_ns)
+    return;
+  map.path = path[0] == '\0' || strncmp(path, "//anon", 6) == 0
+                 ? SS_ID_NONE
+                 : ss_paths_intern(p->paths, path, strlen(path));
+  if (ss_maps_insert(&proc->maps, &map) != SS_ERR_OK)
+    p->n_rejected++;
+}
+
+struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns)
+{
+  struct ss_map *map = ss_maps_find(&proc->maps, addr);
+
+  if (map || (proc->maps_read_ns && now_ns < proc->maps_read_ns + MAPS_REREAD_NS))
+    return map;
+  proc->maps_read_ns = ss_now_ns();
+  if (ss_maps_load(&proc->maps, proc->pid, NULL) != SS_ERR_OK)
+    return NULL;
+  return ss_maps_find(&proc->maps, addr);
+}
+
+void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)
+{
+  uint64_t cpu_ns, wait_ns;
+
+  if (now_ns < p->schedstat_ns + SCHEDSTAT_NS)
+    return;
+  p->schedstat_ns = now_ns;
+  for (struct ss_process *proc = p->processes; proc; proc = proc->next)
+    for (struct ss_thread *t = proc->threads; t; t = t->next)
+      if (t->ran && ss_schedstat_read(proc->pid, t->tid, &cpu_ns, &wait_ns)) {
+        ss_ledger_schedstat(t->ledger, ss_now_ns(), cpu_ns, wait_ns);
+        t->ran = false;
+      }
+}
+
+/* ---- end ---------------------------------------------------------------------------- */
+
+static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns)
+{
+  struct ss_process *proc = t->process;
+  struct ss_thread **link = &proc->threads;
+
+  ss_roles_assign(p, t);
+  t->row.end_ns = time_ns;
+  t->row.cpu_ns = ss_ledger_end(t->ledger, time_ns);
+  ss_store_thread_update(p->config.store, t->id, &t->row);
+  if (t->planned)
+    ss_capture_set_plan(p->config.capture, proc->pid, t->tid,
+                        &(struct ss_read_plan){.count = 0});
+  while (*link && *link != t)
+    link = &(*link)->next;
+  if (*link)
+    *link = t->next;
+  ss_idmap_del(&p->by_tid, (uint64_t)t->tid);
+  p->n_threads--;
+  free(t);
+}
+
+static void process_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
+{
+  struct ss_process **link = &p->processes;
+
+  ss_phases_end(p, proc, time_ns);
+  proc->row.end_ns = time_ns;
+  ss_store_process_update(p->config.store, proc->id, &proc->row);
+  forget_image(p, proc);
+  while (*link && *link != proc)
+    link = &(*link)->next;
+  if (*link)
+    *link = proc->next;
+  ss_idmap_del(&p->by_pid, (uint64_t)proc->pid);
+  p->n_processes--;
+  ss_maps_release(&proc->maps);
+  ss_mem_live_release(&proc->live);
+  ss_testenv_release(&proc->env);
+  free(proc);
+}
+
+void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_ns)
+{
+  struct ss_process *proc = process_find(p, pid);
+  struct ss_thread *t = thread_find(p, tid);
+  uint64_t cpu_ns, wait_ns;
+
+  if (t && t->process->pid == pid) {
+    /* A leader stays a zombie until it is waited for, and can still be read. */
+    if (ss_schedstat_read(pid, tid, &cpu_ns, &wait_ns))
+      ss_ledger_schedstat(t->ledger, time_ns, cpu_ns, wait_ns);
+    thread_end(p, t, time_ns);
+  }
+  if (proc && proc->threads == NULL)
+    process_end(p, proc, time_ns);
+}
+
+void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns)
+{
+  while (p->processes) {
+    struct ss_process *proc = p->processes;
+    while (proc->threads)
+      thread_end(p, proc->threads, end_ns);
+    process_end(p, proc, end_ns);
+  }
+}
+
+void ss_tracked_free(struct ss_pipeline *p)
+{
+  ss_idmap_release(&p->by_pid);
+  ss_idmap_release(&p->by_tid);
+  ss_idmap_release(&p->occurrences);
+  ss_idmap_release(&p->module_rows);
+  ss_idmap_release(&p->kernel_frames);
+}
