@@ -229,7 +229,6 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   struct ss_diag diag = {0};
 
   ss_capture_counts(p->config.capture, &counts);
-  ss_store_meta_u64(store, SS_META_SAMPLES, p->n_samples);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED,
                     p->n_rejected + counts.undecodable + p->py_counts.rejected);

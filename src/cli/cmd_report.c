@@ -1,0 +1,174 @@
+/*
+ * stacksample report: outputs again from a bundle's profile.db, or its tables
+ * on stdout. Also what makes a bundle of a run whose profiler was killed.
+ */
+#include "stacksample/meta.h"
+
+#include "cli_priv.h"
+#include "session.h"
+
+struct report_options {
+  const char *format;
+  const char *count;
+  struct ss_write_options write;
+};
+
+static int parse(struct report_options *o, int argc, char **argv)
+{
+  const struct ss_option options[] = {
+      {"format", 0, SS_OPT_STRING, &o->format, "LIST",
+       "write these again: folded, trace, flamegraph, speedscope, pprof, summary, all", 0, 0,
+       NULL, NULL},
+      {"test", 0, SS_OPT_STRING, &o->write.filter.test, "TEXT", "only tests whose id holds TEXT",
+       0, 0, NULL, NULL},
+      {"thread", 0, SS_OPT_STRING, &o->write.filter.thread, "NAME",
+       "only threads of this name, role or number", 0, 0, NULL, NULL},
+      {"state", 0, SS_OPT_STRING, &o->write.filter.state, "STATE",
+       "only this state: user, kernel, spin, gil, lock, io, ...", 0, 0, NULL, NULL},
+      {"from", 0, SS_OPT_DURATION, &o->write.filter.from_ns, "DUR", "from this time of the run on",
+       0, 0, NULL, NULL},
+      {"to", 0, SS_OPT_DURATION, &o->write.filter.to_ns, "DUR", "up to this time of the run", 0, 0,
+       NULL, NULL},
+      {"count", 0, SS_OPT_STRING, &o->count, "UNIT",
+       "folded stacks in `time` (microseconds, default) or `samples`", 0, 0, NULL, NULL},
+      {"trace-slices-only", 0, SS_OPT_FLAG, &o->write.trace_slices_only, NULL,
+       "leave the raw samples out of profiler.json", 0, 0, NULL, NULL},
+      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL},
+  };
+  const struct ss_usage usage = {
+      .command = "report",
+      .synopsis = "report [OPTIONS] BUNDLE",
+      .about = "Writes outputs again from BUNDLE/profile.db, filtered if asked; without --format\n"
+               "prints tables. Completes the bundle of a run that was killed.",
+      .examples = "  stacksample report reports/20261124T183012Z --test stability\n"
+                  "  stacksample report --format folded --count samples reports/...\n",
+      .statuses = "  0 all done; 1 done in part; 2 nothing done; 64 wrong usage\n",
+      .options = options,
+  };
+  int first = ss_options_parse(&usage, argc, argv);
+
+  if (first >= 0 && first + 1 < argc) { /* options may follow the bundle, too */
+    char *bundle = argv[first];
+    int rest;
+    argv[first] = argv[0];
+    rest = ss_options_parse(&usage, argc - first, argv + first);
+    argv[first] = bundle;
+    if (rest < 0)
+      return rest;
+    if (rest < argc - first) {
+      ss_say("report takes one bundle, not also '%s' (stacksample report --help)",
+             argv[first + rest]);
+      return -1;
+    }
+  }
+  return first;
+}
+
+/* Names that a killed run could not write any more. */
+static void complete_names(struct ss_bundle *bundle)
+{
+  struct ss_store *store = NULL;
+  struct ss_diag diag = {0};
+
+  if (ss_store_reopen(&store, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK)
+    return;
+  (void)ss_names_resolve(store, NULL, &diag);
+  (void)ss_store_close(store, &diag);
+}
+
+static bool was_finished(const struct ss_bundle *bundle)
+{
+  int fd = ss_file_open_read(ss_bundle_dir(bundle), "manifest.json", NULL);
+
+  if (fd < 0)
+    return false;
+  close(fd);
+  return true;
+}
+
+static int write_files(struct ss_bundle *bundle, const struct report_options *o, bool finished)
+{
+  struct ss_profile *profile = NULL;
+  struct ss_diag diag = {0};
+  unsigned failed = ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, &diag);
+
+  if (failed > 0) {
+    ss_say("%u outputs could not be written: %s", failed, diag.text);
+    return failed > 1 ? SS_EXIT_NOTHING : SS_EXIT_PART;
+  }
+  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK ||
+      ss_bundle_manifest(bundle, profile, &diag) != SS_ERR_OK) {
+    ss_say("manifest.json: %s", diag.text);
+    ss_profile_close(profile);
+    return SS_EXIT_PART;
+  }
+  ss_profile_close(profile);
+  return SS_EXIT_OK;
+}
+
+static int print_tables(struct ss_bundle *bundle, const struct report_options *o)
+{
+  struct ss_profile *profile = NULL;
+  struct ss_diag diag = {0};
+
+  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK ||
+      ss_profile_filter(profile, &o->write.filter, &diag) != SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    ss_profile_close(profile);
+    return SS_EXIT_NOTHING;
+  }
+  ss_tables_print(profile, stdout);
+  ss_profile_close(profile);
+  return SS_EXIT_OK;
+}
+
+static bool check(struct report_options *o)
+{
+  struct ss_session_options formats = {.format = o->format};
+
+  if (!ss_session_check(&formats, "report"))
+    return false;
+  if (o->write.filter.state && ss_state_parse(o->write.filter.state) == SS_STATE_COUNT) {
+    ss_say("--state has no '%s'; it knows user, kernel, spin, gil, lock, io, child, sleep, wait, "
+           "runnable, stopped, unknown",
+           o->write.filter.state);
+    return false;
+  }
+  if (o->count && strcmp(o->count, "samples") != 0 && strcmp(o->count, "time") != 0) {
+    ss_say("--count is `time` or `samples`, not '%s'", o->count);
+    return false;
+  }
+  o->write.count_samples = o->count && strcmp(o->count, "samples") == 0;
+  return true;
+}
+
+int ss_cmd_report(int argc, char **argv)
+{
+  struct report_options o = {0};
+  struct ss_bundle *bundle = NULL;
+  struct ss_diag diag = {0};
+  int first = parse(&o, argc, argv), status = SS_EXIT_OK;
+  bool finished;
+
+  if (first == -2)
+    return SS_EXIT_OK;
+  if (first < 0 || !check(&o))
+    return SS_EXIT_USAGE;
+  if (first >= argc) {
+    ss_say("report needs a bundle: stacksample report BUNDLE");
+    return SS_EXIT_USAGE;
+  }
+  if (ss_bundle_open(&bundle, argv[first], &diag) != SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    return SS_EXIT_NOTHING;
+  }
+  finished = was_finished(bundle);
+  if (!finished)
+    complete_names(bundle);
+  if (o.format || !finished)
+    status = write_files(bundle, &o, finished);
+  if (status == SS_EXIT_OK && o.format == NULL)
+    status = print_tables(bundle, &o);
+  ss_bundle_free(bundle);
+  return status;
+}

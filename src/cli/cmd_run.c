@@ -1,0 +1,226 @@
+/*
+ * stacksample run: launch a command, sample it until it ends, leave a bundle.
+ *
+ * The exit status is the command's, whatever happens to us. The child is forked
+ * before anything of size is allocated and waits until the engine is ready.
+ */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "stacksample/launch.h"
+#include "stacksample/meta.h"
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+#include "stacksample/time_limits.h"
+
+#include "cli_priv.h"
+#include "session.h"
+
+struct run_options {
+  struct ss_session_options session;
+  bool no_log;
+  char *const *command;
+};
+
+static const char *const engines[] = {"auto", "perf", "ptrace", NULL};
+static const char *const env_modes[] = {"full", "redacted", "none", NULL};
+
+static int parse(struct run_options *o, int argc, char **argv)
+{
+  const struct ss_option options[] = {
+      {"output", 'o', SS_OPT_STRING, &o->session.output, "DIR",
+       "parent folder of the bundle (stacksample-out)", 0, 0, NULL, NULL},
+      {"stamp", 0, SS_OPT_STRING, &o->session.stamp, "NAME",
+       "the bundle's name (UTC YYYYMMDDTHHMMSSZ)", 0, 0, NULL, NULL},
+      {"rate", 'r', SS_OPT_UINT, &o->session.rate_hz, "HZ",
+       "samples a second of each thread's CPU time (100)", 1, SS_RATE_MAX_HZ, NULL, NULL},
+      {"engine", 0, SS_OPT_CHOICE, &o->session.engine, "NAME", "auto, perf or ptrace (auto)", 0,
+       0, engines, NULL},
+      {"cpu-only", 0, SS_OPT_FLAG, &o->session.cpu_only, NULL, "no stacks of waiting threads", 0,
+       0, NULL, NULL},
+      {"no-python", 0, SS_OPT_FLAG, &o->session.no_python, NULL, "leave Python frames out", 0, 0,
+       NULL, NULL},
+      {"no-native", 0, SS_OPT_FLAG, &o->session.no_native, NULL, "leave native frames out", 0, 0,
+       NULL, NULL},
+      {"no-children", 0, SS_OPT_FLAG, &o->session.no_children, NULL,
+       "sample only the first process", 0, 0, NULL, NULL},
+      {"format", 0, SS_OPT_STRING, &o->session.format, "LIST",
+       "folded,trace,flamegraph (default); also speedscope, pprof, all, none", 0, 0, NULL, NULL},
+      {"trace-slices-only", 0, SS_OPT_FLAG, &o->session.trace_slices_only, NULL,
+       "leave the raw samples out of profiler.json", 0, 0, NULL, NULL},
+      {"env", 0, SS_OPT_CHOICE, &o->session.env, "MODE",
+       "what env.txt holds: full, redacted or none (redacted)", 0, 0, env_modes, NULL},
+      {"no-log", 0, SS_OPT_FLAG, &o->no_log, NULL, "do not keep the output", 0, 0, NULL, NULL},
+      {"quiet", 'q', SS_OPT_FLAG, &o->session.quiet, NULL, "no messages but errors", 0, 0, NULL,
+       NULL},
+      {"no-progress", 0, SS_OPT_FLAG, &o->session.no_progress, NULL, "no status line", 0, 0,
+       NULL, NULL},
+      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL},
+  };
+  const struct ss_usage usage = {
+      .command = "run",
+      .synopsis = "run [OPTIONS] -- COMMAND [ARG...]",
+      .about = "Launches COMMAND, samples its threads and those of its children until it ends,\n"
+               "and leaves a folder that says what the time went to.",
+      .examples = "  stacksample run -- pytest -x tests/test_slow.py\n"
+                  "  time -v timeout 1200 stacksample run -o reports -- pytest tests | tee log\n",
+      .statuses = "  the command's own; 128+N if signal N ended it; 124 after --timeout;\n"
+                  "  125 wrong usage or no output folder; 126 not executable; 127 not found\n",
+      .options = options,
+  };
+
+  return ss_options_parse(&usage, argc, argv);
+}
+
+/* ---- while it runs ------------------------------------------------------------------ */
+
+/* Waits for the command's end; a second interrupt shortens nothing here: the
+ * command ends as it likes. Returns how many interrupts we saw. */
+static unsigned watch(struct ss_launch *launch, struct ss_session *s)
+{
+  struct ss_launch_event event = {0};
+  unsigned interrupts = 0;
+  bool progress = ss_progress_wanted(s->options->quiet || s->options->no_progress);
+
+  do {
+    ss_launch_next(launch, progress ? 500 : -1, &event);
+    if (event.interrupts > interrupts)
+      interrupts = event.interrupts;
+    if (progress && event.what == SS_LAUNCH_TIMEOUT && s->pipeline)
+      ss_progress_show(launch, s->pipeline);
+  } while (event.what != SS_LAUNCH_EXITED);
+  if (progress)
+    ss_progress_clear(launch);
+  return interrupts;
+}
+
+static bool is_pytest(char *const *command)
+{
+  struct ss_unwrapped inner;
+
+  ss_unwrap(command, &inner, NULL, NULL, 0, NULL);
+  return inner.pytest != NULL;
+}
+
+static int open_log(struct ss_session *s, const struct run_options *o, const char **name)
+{
+  struct ss_diag diag = {0};
+  int fd;
+
+  *name = is_pytest(o->command) ? "pytest.log" : "command.log";
+  if (o->no_log) {
+    ss_bundle_absent(s->bundle, *name, "--no-log");
+    *name = NULL;
+    return -1;
+  }
+  fd = ss_file_create(ss_bundle_dir(s->bundle), *name, &diag);
+  if (fd < 0)
+    ss_note(s->notes, "no log: %s", diag.text);
+  return fd;
+}
+
+/* ---- statuses ------------------------------------------------------------------------ */
+
+static int status_of(const struct ss_exit *end)
+{
+  return end->signal ? 128 + end->signal : end->code;
+}
+
+static int exec_failed(int error, const char *command)
+{
+  if (error == ENOENT) {
+    ss_say("%s: command not found", command);
+    return SS_EXIT_NOT_FOUND;
+  }
+  ss_say("%s: cannot be executed: %s", command, strerror(error));
+  return SS_EXIT_NOT_EXECUTABLE;
+}
+
+/* ---- the run ------------------------------------------------------------------------- */
+
+static void finish(struct ss_session *s, const struct run_options *o,
+                   const struct ss_facts_config *facts, const struct ss_exit *end, int status,
+                   const char *log_name, bool hurried)
+{
+  struct ss_diag diag = {0};
+
+  (void)ss_facts_end(s->bundle, facts, end, status, s->store, &diag);
+  if (log_name)
+    (void)ss_facts_log(s->bundle, log_name, s->store, &diag);
+  if (ss_session_write(s, &diag) != SS_ERR_OK)
+    ss_say("the bundle is incomplete: %s", diag.text);
+  ss_facts_torch_env_run(s->bundle, o->command, hurried || end->signal != 0, &diag);
+  if (!o->session.quiet)
+    ss_closing_lines(s->bundle, end, status);
+}
+
+static int run_command(struct ss_launch *launch, struct ss_session *s,
+                       const struct run_options *o)
+{
+  struct ss_facts_config facts = {.argv = o->session.argv,
+                                  .command = o->command,
+                                  .environment = environ,
+                                  .env = (enum ss_env_mode)o->session.env};
+  struct ss_exit end = {0};
+  struct ss_diag diag = {0};
+  const char *log_name = NULL;
+  unsigned interrupts = 0;
+  int status, log_fd, error;
+
+  ss_session_start(s, ss_launch_pid(launch), true);
+  log_fd = open_log(s, o, &log_name);
+  if (ss_facts_start(s->bundle, &facts, s->store, &diag) != SS_ERR_OK)
+    ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+  ss_session_announce(s);
+  error = ss_launch_release(launch, log_fd, s->notes);
+  ss_session_clock(s, ss_launch_start_ns(launch));
+  if (error == 0)
+    interrupts = watch(launch, s);
+  ss_session_stop(s, ss_now_ns());
+  ss_launch_finish(launch, &end);
+  ss_close(&log_fd);
+  status = error ? exec_failed(error, o->command[0]) : status_of(&end);
+  if (error)
+    ss_store_meta(s->store, SS_META_BLOCKED,
+                  error == ENOENT ? "the command was not found"
+                                  : "the command could not be executed");
+  finish(s, o, &facts, &end, status, log_name, interrupts > 1);
+  return status;
+}
+
+int ss_cmd_run(int argc, char **argv)
+{
+  struct run_options o = {0};
+  struct ss_launch *launch = NULL;
+  struct ss_session session;
+  struct ss_diag diag = {0};
+  int first, status;
+
+  ss_session_defaults(&o.session);
+  first = parse(&o, argc, argv);
+  if (first == -2)
+    return SS_EXIT_OK;
+  if (first < 0 || !ss_session_check(&o.session, "run"))
+    return SS_EXIT_RUN_USAGE;
+  if (first >= argc) {
+    ss_say("run needs a command: stacksample run -- COMMAND [ARG...]");
+    return SS_EXIT_RUN_USAGE;
+  }
+  o.command = argv + first;
+  o.session.argv = argv - 1; /* the command table took our own name off */
+  if (ss_launch_prepare(&launch, &(struct ss_launch_config){o.command, o.no_log}, &diag) !=
+      SS_ERR_OK) {
+    ss_say("%s", diag.text);
+    return SS_EXIT_RUN_USAGE;
+  }
+  if (ss_session_open(&session, &o.session, &diag) != SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    ss_launch_abandon(launch);
+    ss_launch_free(launch);
+    return SS_EXIT_RUN_USAGE;
+  }
+  status = run_command(launch, &session, &o);
+  ss_session_free(&session);
+  ss_launch_free(launch);
+  return status;
+}

@@ -1,0 +1,301 @@
+/*
+ * The life of a session: bundle and profile.db first, then the engine, then the
+ * outputs in their finishing order (spec section 3).
+ *
+ * Nothing here may change the fate of the command: after the start every
+ * failure becomes a note, a line in the summary, and an entry in the manifest.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <sys/resource.h>
+
+#include "stacksample/meta.h"
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+
+#include "cli_priv.h"
+
+static const char profile_name[] = "profile.db";
+
+void ss_session_defaults(struct ss_session_options *o)
+{
+  *o = (struct ss_session_options){
+      .output = "stacksample-out", .rate_hz = SS_RATE_DEFAULT_HZ, .env = SS_ENV_REDACTED};
+}
+
+/* ---- formats ------------------------------------------------------------------- */
+
+static bool in_list(const char *list, const char *word)
+{
+  size_t len = strlen(word);
+
+  for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+    if (strncmp(at, word, len) == 0 && (at[len] == ',' || at[len] == '\0'))
+      return true;
+  return false;
+}
+
+bool ss_format_known(const char *word, size_t len)
+{
+  if ((len == 3 && strncmp(word, "all", 3) == 0) || (len == 4 && strncmp(word, "none", 4) == 0))
+    return true;
+  for (const struct ss_writer *w = ss_writers; w->format; w++)
+    if (strlen(w->format) == len && strncmp(w->format, word, len) == 0)
+      return true;
+  return false;
+}
+
+bool ss_session_check(const struct ss_session_options *o, const char *command)
+{
+  const char *at = o->format;
+
+  while (at) {
+    size_t len = strcspn(at, ",");
+    if (!ss_format_known(at, len)) {
+      ss_say("--format has no '%.*s'; it knows folded, trace, flamegraph, speedscope, pprof, "
+             "all, none (stacksample %s --help)",
+             (int)len, at, command);
+      return false;
+    }
+    at = at[len] == ',' ? at + len + 1 : NULL;
+  }
+  return true;
+}
+
+static bool wanted(const struct ss_writer *w, const char *format)
+{
+  if (w->always)
+    return true;
+  if (format == NULL)
+    format = "folded,trace,flamegraph";
+  return in_list(format, "all") || in_list(format, w->format);
+}
+
+unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
+                          const struct ss_write_options *options, struct ss_diag *diag)
+{
+  struct ss_profile *profile = NULL;
+  unsigned failed = 0;
+
+  if (ss_profile_open(&profile, ss_bundle_dir(bundle), profile_name, diag) != SS_ERR_OK)
+    return 1;
+  for (const struct ss_writer *w = ss_writers; w->format; w++)
+    if (wanted(w, format) &&
+        ss_bundle_write(bundle, w, profile, options, diag) != SS_ERR_OK)
+      failed++;
+  ss_profile_close(profile);
+  return failed;
+}
+
+/* ---- start ---------------------------------------------------------------------- */
+
+enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_options *o,
+                            struct ss_diag *diag)
+{
+  enum ss_err err;
+
+  *s = (struct ss_session){.options = o, .own_cpu_ns = ss_own_cpu_ns()};
+  s->notes = ss_notes_new();
+  if (s->notes == NULL)
+    return ss_fail(diag, SS_ERR_NOMEM, "no memory to start");
+  err = ss_bundle_create(&s->bundle, o->output, o->stamp, diag);
+  if (err == SS_ERR_OK)
+    err = ss_store_create(&s->store, ss_bundle_dir(s->bundle), profile_name, diag);
+  if (err != SS_ERR_OK)
+    ss_session_free(s);
+  return err;
+}
+
+/* Locked memory of rings and one descriptor per event: take what we may. This
+ * is our own limit; the command was forked before and keeps its own. */
+static void raise_own_limits(void)
+{
+  struct rlimit limit;
+
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+static enum ss_err open_engine(struct ss_session *s, pid_t pid, bool enable_on_exec,
+                               struct ss_diag *diag)
+{
+  struct ss_perf_config config = {
+      .rate_hz = (uint32_t)s->options->rate_hz,
+      .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
+      .inherit = true,
+      .switches = true,
+      .enable_on_exec = enable_on_exec,
+      .notes = s->notes,
+  };
+  enum ss_err err = ss_perf_open(&s->perf, &config, pid, diag);
+
+  if (err != SS_ERR_OK)
+    return err;
+  err = ss_capture_start(&s->capture, s->perf, s->notes, diag);
+  if (err != SS_ERR_OK)
+    return err;
+  return ss_pipeline_start(&s->pipeline,
+                           &(struct ss_pipeline_config){
+                               .capture = s->capture,
+                               .perf = s->perf,
+                               .store = s->store,
+                               .notes = s->notes,
+                               .root = pid,
+                               .no_python = s->options->no_python,
+                               .no_native = s->options->no_native,
+                               .no_children = s->options->no_children,
+                               .cpu_only = s->options->cpu_only,
+                           },
+                           diag);
+}
+
+static void close_engine(struct ss_session *s)
+{
+  if (s->capture)
+    ss_capture_free(s->capture);
+  s->capture = NULL;
+  if (s->perf)
+    ss_perf_close(s->perf);
+  s->perf = NULL;
+}
+
+static void store_engine(struct ss_session *s)
+{
+  const struct ss_perf_facts *f;
+
+  ss_store_meta_u64(s->store, SS_META_RATE_HZ, s->options->rate_hz);
+  if (s->pipeline == NULL) {
+    ss_store_meta(s->store, SS_META_ENGINE, "none");
+    ss_store_meta(s->store, SS_META_ENGINE_REASON, s->blocked.text);
+    ss_store_meta(s->store, SS_META_BLOCKED, s->blocked.text);
+    return;
+  }
+  f = ss_perf_facts(s->perf);
+  ss_store_meta(s->store, SS_META_ENGINE, "perf");
+  ss_store_meta(s->store, SS_META_ENGINE_REASON, f->reason);
+  ss_store_meta(s->store, SS_META_KERNEL_METHOD,
+                f->kernel_samples ? "samples" : "accounted");
+  ss_store_meta_u64(s->store, SS_META_PERIOD_NS, f->period_ns);
+  ss_store_meta_u64(s->store, SS_META_SNAPSHOT_BYTES, f->snapshot);
+  ss_store_meta_u64(s->store, SS_META_RING_BYTES, f->ring_bytes);
+  ss_store_meta_u64(s->store, SS_META_EVENTS, f->events);
+}
+
+void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec)
+{
+  raise_own_limits();
+  if (s->options->engine == SS_ENGINE_PTRACE)
+    ss_fail(&s->blocked, SS_ERR_UNSUPPORTED, "this build has no ptrace engine");
+  else if (open_engine(s, pid, enable_on_exec, &s->blocked) == SS_ERR_OK)
+    s->blocked = (struct ss_diag){0};
+  else
+    close_engine(s);
+  store_engine(s);
+}
+
+void ss_session_announce(const struct ss_session *s)
+{
+  const struct ss_perf_facts *f;
+  const char *path = ss_bundle_path(s->bundle);
+
+  if (s->options->quiet)
+    return;
+  if (s->pipeline == NULL) {
+    ss_say("nothing is sampled: %s; the command runs all the same; writing %s", s->blocked.text,
+           path);
+    return;
+  }
+  f = ss_perf_facts(s->perf);
+  if (f->kernel_samples)
+    ss_say("perf engine, %llu Hz, kernel time included; writing %s",
+           (unsigned long long)s->options->rate_hz, path);
+  else
+    ss_say("perf engine, %llu Hz; kernel frames hidden%s%s%s, kernel time still counted; "
+           "writing %s",
+           (unsigned long long)s->options->rate_hz, f->reason[0] ? " (" : "", f->reason,
+           f->reason[0] ? ")" : "", path);
+}
+
+void ss_session_clock(struct ss_session *s, uint64_t start_ns)
+{
+  uint64_t now_ns = ss_now_ns(), wall_ns = ss_wall_ns();
+
+  ss_store_meta_u64(s->store, SS_META_START_NS, start_ns);
+  ss_store_meta_u64(s->store, SS_META_WALL_START_NS, wall_ns - (now_ns - start_ns));
+}
+
+/* ---- end -------------------------------------------------------------------------- */
+
+void ss_session_stop(struct ss_session *s, uint64_t end_ns)
+{
+  ss_store_meta_u64(s->store, SS_META_END_NS, end_ns);
+  if (s->pipeline == NULL)
+    return;
+  ss_perf_enable(s->perf, false);
+  ss_capture_stop(s->capture);
+  ss_pipeline_stop(s->pipeline, end_ns);
+}
+
+struct note_list {
+  struct ss_buf json;
+};
+
+static void add_note(void *arg, const char *text, size_t count)
+{
+  struct note_list *list = arg;
+
+  ss_buf_addf(&list->json, "%s{\"text\":\"", list->json.len > 1 ? "," : "");
+  ss_escape_json(&list->json, text, strlen(text));
+  ss_buf_addf(&list->json, "\",\"count\":%zu}", count);
+}
+
+static void store_own_figures(struct ss_session *s)
+{
+  struct note_list list = {0};
+  struct rusage own;
+
+  ss_buf_addc(&list.json, '[');
+  ss_notes_each(s->notes, add_note, &list);
+  ss_buf_addc(&list.json, ']');
+  ss_store_meta(s->store, SS_META_NOTES, ss_buf_str(&list.json));
+  ss_buf_release(&list.json);
+  ss_store_meta_u64(s->store, SS_META_OWN_CPU_NS, ss_own_cpu_ns() - s->own_cpu_ns);
+  if (getrusage(RUSAGE_SELF, &own) == 0)
+    ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB, (uint64_t)own.ru_maxrss);
+}
+
+enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag)
+{
+  struct ss_write_options options = {.trace_slices_only = s->options->trace_slices_only};
+  struct ss_profile *profile = NULL;
+  enum ss_err err;
+
+  if (s->pipeline)
+    ss_pipeline_finish(s->pipeline);
+  store_own_figures(s);
+  ss_bundle_release_reserve(s->bundle);
+  err = ss_store_close(s->store, diag);
+  s->store = NULL;
+  if (ss_outputs_write(s->bundle, s->options->format, &options, diag) > 0 && err == SS_ERR_OK)
+    err = SS_ERR_IO;
+  if (ss_profile_open(&profile, ss_bundle_dir(s->bundle), profile_name, diag) == SS_ERR_OK) {
+    if (ss_bundle_manifest(s->bundle, profile, diag) != SS_ERR_OK)
+      err = SS_ERR_IO;
+    ss_profile_close(profile);
+  }
+  return err;
+}
+
+void ss_session_free(struct ss_session *s)
+{
+  ss_pipeline_free(s->pipeline);
+  close_engine(s);
+  if (s->store)
+    (void)ss_store_close(s->store, NULL);
+  ss_bundle_free(s->bundle);
+  ss_notes_free(s->notes);
+  *s = (struct ss_session){0};
+}

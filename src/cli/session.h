@@ -1,0 +1,73 @@
+/*
+ * What run and attach share: a bundle under way, the engine behind it, and the
+ * order in which everything is finished.
+ */
+#ifndef STACKSAMPLE_SESSION_H
+#define STACKSAMPLE_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "stacksample/cli.h"
+#include "stacksample/engine.h"
+#include "stacksample/output.h"
+
+enum ss_engine_choice { SS_ENGINE_AUTO, SS_ENGINE_PERF, SS_ENGINE_PTRACE };
+
+/* The options that run and attach have in common. */
+struct ss_session_options {
+  const char *output; /* parent folder */
+  const char *stamp;
+  uint64_t rate_hz;
+  int engine; /* enum ss_engine_choice */
+  int env;    /* enum ss_env_mode */
+  bool cpu_only, no_python, no_native, no_children, quiet, no_progress;
+  bool trace_slices_only;
+  const char *format;
+  char *const *argv; /* ours, whole */
+};
+void ss_session_defaults(struct ss_session_options *o);
+/* Is every word of --format a known one? Says the line and returns false. */
+bool ss_session_check(const struct ss_session_options *o, const char *command);
+
+struct ss_session {
+  const struct ss_session_options *options;
+  struct ss_bundle *bundle;
+  struct ss_store *store;
+  struct ss_notes *notes;
+  struct ss_perf *perf;
+  struct ss_capture *capture;
+  struct ss_pipeline *pipeline;
+  struct ss_diag blocked; /* why nothing is sampled; OK where something is */
+  uint64_t own_cpu_ns;    /* when the session began */
+};
+
+/* The folder and profile.db. On error nothing is left behind. */
+enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_options *o,
+                            struct ss_diag *diag);
+/* Opens events on `pid` and starts both stages. A refusal is no error: it is
+ * kept in s->blocked, and the command runs all the same. */
+void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec);
+/* The first line on stderr: engine, rate, what limits the evidence, where. */
+void ss_session_announce(const struct ss_session *s);
+/* The command's start, on both clocks. */
+void ss_session_clock(struct ss_session *s, uint64_t start_ns);
+void ss_session_stop(struct ss_session *s, uint64_t end_ns);
+/* Names, figures, every output of --format, the manifest. */
+enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag);
+void ss_session_free(struct ss_session *s);
+
+/* Writes the outputs named by `format` (NULL: the default ones) from the
+ * profile.db of a bundle; counts the files that failed. */
+unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
+                          const struct ss_write_options *options, struct ss_diag *diag);
+bool ss_format_known(const char *word, size_t len);
+
+/* terminal.c: the status line (only where `ss_progress_wanted`), closing lines. */
+bool ss_progress_wanted(bool off);
+void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline);
+void ss_progress_clear(struct ss_launch *launch);
+void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end, int status);
+
+#endif

@@ -1,0 +1,128 @@
+/*
+ * What a person sees on stderr: the status line while a command runs (on a
+ * terminal only, erased before the command prints) and the closing lines.
+ */
+#include <math.h>
+
+#include "stacksample/escape.h"
+#include "stacksample/limits.h"
+#include "stacksample/meta.h"
+#include "stacksample/sys.h"
+
+#include "cli_priv.h"
+#include "session.h"
+
+/* The line comes back only after the command has been quiet this long. */
+#define QUIET_MS 200
+
+static bool shown;
+
+bool ss_progress_wanted(bool off)
+{
+  const char *term = getenv("TERM");
+
+  return !off && isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
+}
+
+static void clock_text(char *buf, size_t cap, double seconds)
+{
+  unsigned long whole = (unsigned long)seconds;
+
+  if (whole >= 3600)
+    snprintf(buf, cap, "%lu:%02lu:%02lu", whole / 3600, whole / 60 % 60, whole % 60);
+  else
+    snprintf(buf, cap, "%lu:%02lu", whole / 60, whole % 60);
+}
+
+static void status_text(struct ss_buf *line, const struct ss_launch *launch,
+                        const struct ss_pipeline_now *now)
+{
+  uint64_t at_ns = ss_now_ns();
+  char up[32], in_phase[32];
+  const char *test = strrchr(now->test, ':');
+
+  clock_text(up, sizeof(up), (double)(at_ns - ss_launch_start_ns(launch)) / 1e9);
+  ss_buf_addf(line, "[ss] %s", up);
+  if (now->test[0]) {
+    clock_text(in_phase, sizeof(in_phase), (double)(at_ns - now->phase_start_ns) / 1e9);
+    ss_buf_adds(line, " | ");
+    test = test ? test + 1 : now->test;
+    ss_escape_terminal(line, test, strnlen(test, 48));
+    ss_buf_addf(line, "%s%s%s %s", now->phase[0] ? " (" : "", now->phase,
+                now->phase[0] ? ")" : "", in_phase);
+  }
+  ss_buf_addf(line, " | %.1f cpus busy: %.0f %% user %.0f %% kernel | %llu samples",
+              now->busy_cpus, now->user_pct, now->kernel_pct, (unsigned long long)now->samples);
+}
+
+void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline)
+{
+  struct ss_pipeline_now now;
+  struct ss_buf line = {0};
+
+  if (ss_launch_quiet_ms(launch) < QUIET_MS)
+    return;
+  ss_pipeline_now(pipeline, &now);
+  ss_buf_adds(&line, "\r\033[K");
+  status_text(&line, launch, &now);
+  ss_launch_output_lock(launch);
+  (void)ss_write_all(STDERR_FILENO, ss_buf_str(&line), line.len);
+  shown = true;
+  ss_launch_output_unlock(launch);
+  ss_buf_release(&line);
+}
+
+void ss_progress_clear(struct ss_launch *launch)
+{
+  ss_launch_output_lock(launch);
+  if (shown)
+    (void)ss_write_all(STDERR_FILENO, "\r\033[K", 4);
+  shown = false;
+  ss_launch_output_unlock(launch);
+}
+
+/* ---- the end ----------------------------------------------------------------------- */
+
+static double complete_pct(const struct ss_profile *p)
+{
+  uint64_t all = 0, complete = 0;
+
+  for (size_t i = 0; i < p->n_totals; i++) {
+    const struct ss_total *t = &p->totals[i];
+    if (t->method == SS_METHOD_NONE && t->end == SS_END_NO_REGS)
+      continue;
+    all += t->samples;
+    complete += t->end == SS_END_COMPLETE ? t->samples : 0;
+  }
+  return all ? 100.0 * (double)complete / (double)all : 0;
+}
+
+static uint64_t sample_count(const struct ss_profile *p)
+{
+  uint64_t all = 0;
+
+  for (size_t i = 0; i < p->n_totals; i++)
+    if (p->totals[i].method != SS_METHOD_NONE)
+      all += p->totals[i].samples;
+  return all;
+}
+
+void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end, int status)
+{
+  const char *path = ss_bundle_path(bundle);
+  struct ss_profile *p = NULL;
+  struct ss_diag diag = {0};
+  char took[48];
+
+  clock_text(took, sizeof(took), (double)(end->end_ns - end->start_ns) / 1e9);
+  if (ss_profile_open(&p, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK) {
+    ss_say("the command ended with %d after %s; profile.db cannot be read: %s", status, took,
+           diag.text);
+    return;
+  }
+  ss_say("the command ended with %d after %s; %llu samples, %llu lost, %.1f %% complete", status,
+         took, (unsigned long long)sample_count(p),
+         (unsigned long long)ss_profile_meta_u64(p, SS_META_LOST, 0), complete_pct(p));
+  ss_say("%s (summary.md, profiler.json, stacks.folded)", path);
+  ss_profile_close(p);
+}
