@@ -164,6 +164,7 @@ struct ss_pipeline_config {
 /* What is happening now, for the status line and the deadline rules. */
 struct ss_pipeline_now {
   uint64_t samples, lost;
+  uint64_t first_sample_ns; /* CLOCK_MONOTONIC; 0: none yet */
   char test[256];  /* node id, "" unknown */
   char phase[16];
   uint64_t phase_start_ns;

@@ -90,6 +90,8 @@
 #define SS_META_THROTTLED "throttled"   /* PERF_RECORD_THROTTLE seen */
 #define SS_META_MERGED "merged"         /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */
+#define SS_META_TASK_CLOCK_NS "task_clock_ns" /* on-CPU time as perf counted it */
+#define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */
 #define SS_META_OWN_CPU_NS "own_cpu_ns"
 #define SS_META_OWN_RSS_KB "own_rss_kb"
 #define SS_META_STOPS "stops"           /* threads stopped to be looked at */

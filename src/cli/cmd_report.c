@@ -17,18 +17,18 @@ static int parse(struct report_options *o, int argc, char **argv)
 {
   const struct ss_option options[] = {
       {"format", 0, SS_OPT_STRING, &o->format, "LIST",
-       "write these again: folded, trace, flamegraph, speedscope, pprof, summary, all", 0, 0,
-       NULL, NULL},
-      {"test", 0, SS_OPT_STRING, &o->write.filter.test, "TEXT", "only tests whose id holds TEXT",
-       0, 0, NULL, NULL},
+       "write these again: folded, trace, flamegraph, speedscope, pprof, summary, all", 0,
+       0, NULL, NULL},
+      {"test", 0, SS_OPT_STRING, &o->write.filter.test, "TEXT",
+       "only tests whose id holds TEXT", 0, 0, NULL, NULL},
       {"thread", 0, SS_OPT_STRING, &o->write.filter.thread, "NAME",
        "only threads of this name, role or number", 0, 0, NULL, NULL},
       {"state", 0, SS_OPT_STRING, &o->write.filter.state, "STATE",
        "only this state: user, kernel, spin, gil, lock, io, ...", 0, 0, NULL, NULL},
-      {"from", 0, SS_OPT_DURATION, &o->write.filter.from_ns, "DUR", "from this time of the run on",
-       0, 0, NULL, NULL},
-      {"to", 0, SS_OPT_DURATION, &o->write.filter.to_ns, "DUR", "up to this time of the run", 0, 0,
-       NULL, NULL},
+      {"from", 0, SS_OPT_DURATION, &o->write.filter.from_ns, "DUR",
+       "from this time of the run on", 0, 0, NULL, NULL},
+      {"to", 0, SS_OPT_DURATION, &o->write.filter.to_ns, "DUR",
+       "up to this time of the run", 0, 0, NULL, NULL},
       {"count", 0, SS_OPT_STRING, &o->count, "UNIT",
        "folded stacks in `time` (microseconds, default) or `samples`", 0, 0, NULL, NULL},
       {"trace-slices-only", 0, SS_OPT_FLAG, &o->write.trace_slices_only, NULL,
@@ -38,7 +38,8 @@ static int parse(struct report_options *o, int argc, char **argv)
   const struct ss_usage usage = {
       .command = "report",
       .synopsis = "report [OPTIONS] BUNDLE",
-      .about = "Writes outputs again from BUNDLE/profile.db, filtered if asked; without --format\n"
+      .about = "Writes outputs again from BUNDLE/profile.db, filtered if asked; without "
+               "--format\n"
                "prints tables. Completes the bundle of a run that was killed.",
       .examples = "  stacksample report reports/20261124T183012Z --test stability\n"
                   "  stacksample report --format folded --count samples reports/...\n",
@@ -86,17 +87,20 @@ static bool was_finished(const struct ss_bundle *bundle)
   return true;
 }
 
-static int write_files(struct ss_bundle *bundle, const struct report_options *o, bool finished)
+static int write_files(struct ss_bundle *bundle, const struct report_options *o,
+                       bool finished)
 {
   struct ss_profile *profile = NULL;
   struct ss_diag diag = {0};
-  unsigned failed = ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, &diag);
+  unsigned failed =
+      ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, &diag);
 
   if (failed > 0) {
     ss_say("%u outputs could not be written: %s", failed, diag.text);
     return failed > 1 ? SS_EXIT_NOTHING : SS_EXIT_PART;
   }
-  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK ||
+  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) !=
+          SS_ERR_OK ||
       ss_bundle_manifest(bundle, profile, &diag) != SS_ERR_OK) {
     ss_say("manifest.json: %s", diag.text);
     ss_profile_close(profile);
@@ -111,7 +115,8 @@ static int print_tables(struct ss_bundle *bundle, const struct report_options *o
   struct ss_profile *profile = NULL;
   struct ss_diag diag = {0};
 
-  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK ||
+  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) !=
+          SS_ERR_OK ||
       ss_profile_filter(profile, &o->write.filter, &diag) != SS_ERR_OK) {
     ss_say_err(diag.err, &diag);
     ss_profile_close(profile);
@@ -129,7 +134,8 @@ static bool check(struct report_options *o)
   if (!ss_session_check(&formats, "report"))
     return false;
   if (o->write.filter.state && ss_state_parse(o->write.filter.state) == SS_STATE_COUNT) {
-    ss_say("--state has no '%s'; it knows user, kernel, spin, gil, lock, io, child, sleep, wait, "
+    ss_say("--state has no '%s'; it knows user, kernel, spin, gil, lock, io, child, "
+           "sleep, wait, "
            "runnable, stopped, unknown",
            o->write.filter.state);
     return false;

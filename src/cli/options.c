@@ -58,15 +58,16 @@ static bool parse_uint(const char *text, uint64_t *value)
   return errno == 0 && *end == '\0';
 }
 
-static int bad_value(const struct ss_usage *u, const struct ss_option *o, const char *text,
-                     const char *expected)
+static int bad_value(const struct ss_usage *u, const struct ss_option *o,
+                     const char *text, const char *expected)
 {
   ss_say("--%s cannot be '%s': give %s (stacksample %s --help)", o->name, text, expected,
          u->command);
   return -1;
 }
 
-static int set_choice(const struct ss_usage *u, const struct ss_option *o, const char *text)
+static int set_choice(const struct ss_usage *u, const struct ss_option *o,
+                      const char *text)
 {
   char expected[128] = "one of";
   size_t used = strlen(expected);
@@ -76,14 +77,16 @@ static int set_choice(const struct ss_usage *u, const struct ss_option *o, const
       *(int *)o->value = i;
       return 0;
     }
-    used += (size_t)snprintf(expected + used, sizeof(expected) - used, " %s", o->choices[i]);
+    used +=
+        (size_t)snprintf(expected + used, sizeof(expected) - used, " %s", o->choices[i]);
     if (used >= sizeof(expected))
       used = sizeof(expected) - 1;
   }
   return bad_value(u, o, text, expected);
 }
 
-static int set_value(const struct ss_usage *u, const struct ss_option *o, const char *text)
+static int set_value(const struct ss_usage *u, const struct ss_option *o,
+                     const char *text)
 {
   char expected[96];
   uint64_t number;
@@ -136,7 +139,8 @@ static void print_help(const struct ss_usage *u)
 
 /* ---- parsing --------------------------------------------------------------------- */
 
-static const struct ss_option *find_long(const struct ss_usage *u, const char *name, size_t len)
+static const struct ss_option *find_long(const struct ss_usage *u, const char *name,
+                                         size_t len)
 {
   for (const struct ss_option *o = u->options; o->name; o++)
     if (strlen(o->name) == len && strncmp(o->name, name, len) == 0)
@@ -162,13 +166,14 @@ static int unknown_option(const struct ss_usage *u, const char *word)
     name[len] = '\0';
     for (const struct ss_option *o = u->options; o->name; o++)
       if (ss_alike(name + 2, o->name)) {
-        ss_say("unknown option %s; did you mean --%s? (stacksample %s --help)", name, o->name,
-               u->command);
+        ss_say("unknown option %s; did you mean --%s? (stacksample %s --help)", name,
+               o->name, u->command);
         return -1;
       }
   }
-  ss_say("unknown option %.*s; options of the command go behind -- (stacksample %s --help)",
-         (int)len, word, u->command);
+  ss_say(
+      "unknown option %.*s; options of the command go behind -- (stacksample %s --help)",
+      (int)len, word, u->command);
   return -1;
 }
 

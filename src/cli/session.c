@@ -10,8 +10,9 @@
 #include <errno.h>
 #include <sys/resource.h>
 
-#include "stacksample/meta.h"
+#include "stacksample/escape.h"
 #include "stacksample/limits.h"
+#include "stacksample/meta.h"
 #include "stacksample/sys.h"
 
 #include "cli_priv.h"
@@ -38,7 +39,8 @@ static bool in_list(const char *list, const char *word)
 
 bool ss_format_known(const char *word, size_t len)
 {
-  if ((len == 3 && strncmp(word, "all", 3) == 0) || (len == 4 && strncmp(word, "none", 4) == 0))
+  if ((len == 3 && strncmp(word, "all", 3) == 0) ||
+      (len == 4 && strncmp(word, "none", 4) == 0))
     return true;
   for (const struct ss_writer *w = ss_writers; w->format; w++)
     if (strlen(w->format) == len && strncmp(w->format, word, len) == 0)
@@ -53,7 +55,8 @@ bool ss_session_check(const struct ss_session_options *o, const char *command)
   while (at) {
     size_t len = strcspn(at, ",");
     if (!ss_format_known(at, len)) {
-      ss_say("--format has no '%.*s'; it knows folded, trace, flamegraph, speedscope, pprof, "
+      ss_say("--format has no '%.*s'; it knows folded, trace, flamegraph, speedscope, "
+             "pprof, "
              "all, none (stacksample %s --help)",
              (int)len, at, command);
       return false;
@@ -204,8 +207,8 @@ void ss_session_announce(const struct ss_session *s)
   if (s->options->quiet)
     return;
   if (s->pipeline == NULL) {
-    ss_say("nothing is sampled: %s; the command runs all the same; writing %s", s->blocked.text,
-           path);
+    ss_say("nothing is sampled: %s; the command runs all the same; writing %s",
+           s->blocked.text, path);
     return;
   }
   f = ss_perf_facts(s->perf);
@@ -223,6 +226,7 @@ void ss_session_clock(struct ss_session *s, uint64_t start_ns)
 {
   uint64_t now_ns = ss_now_ns(), wall_ns = ss_wall_ns();
 
+  s->start_ns = start_ns;
   ss_store_meta_u64(s->store, SS_META_START_NS, start_ns);
   ss_store_meta_u64(s->store, SS_META_WALL_START_NS, wall_ns - (now_ns - start_ns));
 }
@@ -252,6 +256,18 @@ static void add_note(void *arg, const char *text, size_t count)
   ss_buf_addf(&list->json, "\",\"count\":%zu}", count);
 }
 
+static void store_first_sample(struct ss_session *s)
+{
+  struct ss_pipeline_now now;
+  char ms[32];
+
+  ss_pipeline_now(s->pipeline, &now);
+  if (now.first_sample_ns == 0 || now.first_sample_ns < s->start_ns)
+    return;
+  snprintf(ms, sizeof(ms), "%.3f", (double)(now.first_sample_ns - s->start_ns) / 1e6);
+  ss_store_meta(s->store, SS_META_FIRST_SAMPLE_MS, ms);
+}
+
 static void store_own_figures(struct ss_session *s)
 {
   struct note_list list = {0};
@@ -270,22 +286,34 @@ static void store_own_figures(struct ss_session *s)
 enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag)
 {
   struct ss_write_options options = {.trace_slices_only = s->options->trace_slices_only};
-  struct ss_profile *profile = NULL;
   enum ss_err err;
 
-  if (s->pipeline)
+  if (s->pipeline) {
+    store_first_sample(s);
     ss_pipeline_finish(s->pipeline);
+  }
   store_own_figures(s);
   ss_bundle_release_reserve(s->bundle);
   err = ss_store_close(s->store, diag);
   s->store = NULL;
-  if (ss_outputs_write(s->bundle, s->options->format, &options, diag) > 0 && err == SS_ERR_OK)
+  if (ss_outputs_write(s->bundle, s->options->format, &options, diag) > 0 &&
+      err == SS_ERR_OK)
     err = SS_ERR_IO;
-  if (ss_profile_open(&profile, ss_bundle_dir(s->bundle), profile_name, diag) == SS_ERR_OK) {
-    if (ss_bundle_manifest(s->bundle, profile, diag) != SS_ERR_OK)
-      err = SS_ERR_IO;
-    ss_profile_close(profile);
-  }
+  if (ss_session_manifest(s, diag) != SS_ERR_OK)
+    err = SS_ERR_IO;
+  return err;
+}
+
+enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag)
+{
+  struct ss_profile *profile = NULL;
+  enum ss_err err =
+      ss_profile_open(&profile, ss_bundle_dir(s->bundle), profile_name, diag);
+
+  if (err != SS_ERR_OK)
+    return err;
+  err = ss_bundle_manifest(s->bundle, profile, diag);
+  ss_profile_close(profile);
   return err;
 }
 

@@ -41,6 +41,7 @@ struct ss_session {
   struct ss_pipeline *pipeline;
   struct ss_diag blocked; /* why nothing is sampled; OK where something is */
   uint64_t own_cpu_ns;    /* when the session began */
+  uint64_t start_ns;      /* of the command; CLOCK_MONOTONIC */
 };
 
 /* The folder and profile.db. On error nothing is left behind. */
@@ -56,6 +57,8 @@ void ss_session_clock(struct ss_session *s, uint64_t start_ns);
 void ss_session_stop(struct ss_session *s, uint64_t end_ns);
 /* Names, figures, every output of --format, the manifest. */
 enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag);
+/* The manifest again, after something was added to the bundle. */
+enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag);
 void ss_session_free(struct ss_session *s);
 
 /* Writes the outputs named by `format` (NULL: the default ones) from the
@@ -68,6 +71,7 @@ bool ss_format_known(const char *word, size_t len);
 bool ss_progress_wanted(bool off);
 void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline);
 void ss_progress_clear(struct ss_launch *launch);
-void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end, int status);
+void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
+                      int status);
 
 #endif

@@ -52,7 +52,8 @@ static void status_text(struct ss_buf *line, const struct ss_launch *launch,
                 now->phase[0] ? ")" : "", in_phase);
   }
   ss_buf_addf(line, " | %.1f cpus busy: %.0f %% user %.0f %% kernel | %llu samples",
-              now->busy_cpus, now->user_pct, now->kernel_pct, (unsigned long long)now->samples);
+              now->busy_cpus, now->user_pct, now->kernel_pct,
+              (unsigned long long)now->samples);
 }
 
 void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline)
@@ -107,7 +108,8 @@ static uint64_t sample_count(const struct ss_profile *p)
   return all;
 }
 
-void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end, int status)
+void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
+                      int status)
 {
   const char *path = ss_bundle_path(bundle);
   struct ss_profile *p = NULL;
@@ -116,12 +118,12 @@ void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
 
   clock_text(took, sizeof(took), (double)(end->end_ns - end->start_ns) / 1e9);
   if (ss_profile_open(&p, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK) {
-    ss_say("the command ended with %d after %s; profile.db cannot be read: %s", status, took,
-           diag.text);
+    ss_say("the command ended with %d after %s; profile.db cannot be read: %s", status,
+           took, diag.text);
     return;
   }
-  ss_say("the command ended with %d after %s; %llu samples, %llu lost, %.1f %% complete", status,
-         took, (unsigned long long)sample_count(p),
+  ss_say("the command ended with %d after %s; %llu samples, %llu lost, %.1f %% complete",
+         status, took, (unsigned long long)sample_count(p),
          (unsigned long long)ss_profile_meta_u64(p, SS_META_LOST, 0), complete_pct(p));
   ss_say("%s (summary.md, profiler.json, stacks.folded)", path);
   ss_profile_close(p);

@@ -30,8 +30,8 @@ static uint32_t next_occurrence(struct ss_pipeline *p, const struct ss_phase_row
   return (uint32_t)n;
 }
 
-static void publish(struct ss_pipeline *p, const char *test, size_t test_len, const char *phase,
-                    size_t phase_len, uint64_t time_ns)
+static void publish(struct ss_pipeline *p, const char *test, size_t test_len,
+                    const char *phase, size_t phase_len, uint64_t time_ns)
 {
   pthread_mutex_lock(&p->now_lock);
   snprintf(p->now.test, sizeof(p->now.test), "%.*s", (int)test_len, test);
@@ -118,8 +118,8 @@ static void note_worker(struct ss_pipeline *p, struct ss_process *proc)
   ss_store_process_update(p->config.store, proc->id, &proc->row);
 }
 
-void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc, const struct ss_mem *mem,
-                    uint64_t time_ns)
+void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
+                    const struct ss_mem *mem, uint64_t time_ns)
 {
   if (time_ns <= proc->env_look_ns)
     return;

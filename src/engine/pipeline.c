@@ -23,7 +23,8 @@
 
 /* Kernel time that samples could not see becomes rows of its own, so that it
  * shows in every output (spec section 4, Conservation). */
-static void hidden_kernel(struct ss_pipeline *p, uint32_t thread, uint32_t phase, uint64_t ns)
+static void hidden_kernel(struct ss_pipeline *p, uint32_t thread, uint32_t phase,
+                          uint64_t ns)
 {
   struct ss_sample_row row = {
       .time_ns = ss_now_ns(),
@@ -95,7 +96,8 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
     ss_ledger_gap(p->ledger, rec->time_ns);
     break;
   case SS_REC_THROTTLE:
-    ss_note(p->config.notes, "the kernel throttled sampling: fewer samples than the rate asks");
+    ss_note(p->config.notes,
+            "the kernel throttled sampling: fewer samples than the rate asks");
     break;
   case SS_REC_OTHER:
     break;
@@ -118,7 +120,8 @@ static void publish_window(struct ss_pipeline *p, uint64_t now_ns)
   p->now.busy_cpus = (double)(total * p->facts.period_ns) / (double)span;
   if (total > 0) {
     p->now.user_pct = 100.0 * (double)p->window_samples[SS_STATE_USER] / (double)total;
-    p->now.kernel_pct = 100.0 * (double)p->window_samples[SS_STATE_KERNEL] / (double)total;
+    p->now.kernel_pct =
+        100.0 * (double)p->window_samples[SS_STATE_KERNEL] / (double)total;
     p->now.spin_pct = 100.0 * (double)p->window_samples[SS_STATE_SPIN] / (double)total;
   }
   pthread_mutex_unlock(&p->now_lock);
@@ -133,7 +136,8 @@ void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out)
   pthread_mutex_unlock(&p->now_lock);
 }
 
-/* ---- the loop ------------------------------------------------------------------------ */
+/* ---- the loop ------------------------------------------------------------------------
+ */
 
 static void take_all(struct ss_pipeline *p)
 {
@@ -164,7 +168,8 @@ static void *pipeline_main(void *arg)
   return NULL;
 }
 
-/* ---- life cycle ------------------------------------------------------------------------ */
+/* ---- life cycle
+ * ------------------------------------------------------------------------ */
 
 static uint32_t make_hidden_stack(struct ss_pipeline *p)
 {
@@ -174,10 +179,12 @@ static uint32_t make_hidden_stack(struct ss_pipeline *p)
                              .file = SS_ID_NONE,
                              .module = SS_ID_NONE};
 
-  return ss_store_stack(p->config.store, SS_ID_NONE, ss_store_frame(p->config.store, &row), 0);
+  return ss_store_stack(p->config.store, SS_ID_NONE,
+                        ss_store_frame(p->config.store, &row), 0);
 }
 
-enum ss_err ss_pipeline_start(struct ss_pipeline **out, const struct ss_pipeline_config *config,
+enum ss_err ss_pipeline_start(struct ss_pipeline **out,
+                              const struct ss_pipeline_config *config,
                               struct ss_diag *diag)
 {
   struct ss_pipeline *p = calloc(1, sizeof(*p));
@@ -194,13 +201,14 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out, const struct ss_pipeline
   p->modules = ss_modules_new();
   p->unwinder = ss_unwinder_new();
   p->kallsyms = p->facts.kernel_samples ? ss_kallsyms_load() : NULL;
-  p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples, true, emit_time, p);
+  p->ledger =
+      ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples, true, emit_time, p);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
   p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
   p->path = calloc(path_frames, sizeof(*p->path));
   p->path_lines = calloc(path_frames, sizeof(*p->path_lines));
-  if (!p->paths || !p->modules || !p->unwinder || !p->ledger || !p->native || !p->merged ||
-      !p->path || !p->path_lines) {
+  if (!p->paths || !p->modules || !p->unwinder || !p->ledger || !p->native ||
+      !p->merged || !p->path || !p->path_lines) {
     ss_pipeline_free(p);
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
   }
@@ -232,7 +240,6 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED,
                     p->n_rejected + counts.undecodable + p->py_counts.rejected);
-  ss_store_meta_u64(store, SS_META_FIRST_SAMPLE_NS, p->first_sample_ns);
   ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
   ss_store_meta(store, SS_META_REALTIME_READER, counts.fifo ? "yes" : "no");
   if (ss_names_resolve(store, p->modules, &diag) != SS_ERR_OK)

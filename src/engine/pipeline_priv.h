@@ -34,13 +34,13 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   struct ss_perf_map *perf_map;
   bool perf_map_tried;
 
-  struct ss_py *py;         /* NULL: no Python (yet) */
-  uint64_t py_tried_at;     /* maps.generation of the last try */
+  struct ss_py *py;          /* NULL: no Python (yet) */
+  uint64_t py_tried_at;      /* maps.generation of the last try */
   struct ss_idmap py_frames; /* struct ss_py_code * -> store frame */
 
   struct ss_testenv env;
-  uint64_t env_look_ns;      /* of the last look */
-  bool pytest;               /* its command line is pytest's, or it set PYTEST_ */
+  uint64_t env_look_ns;         /* of the last look */
+  bool pytest;                  /* its command line is pytest's, or it set PYTEST_ */
   uint32_t phase, phase_before; /* in the store; SS_ID_NONE */
   uint64_t phase_start_ns;
   struct ss_phase_row phase_row;
@@ -83,19 +83,18 @@ struct ss_pipeline {
   struct ss_idmap by_pid;       /* pid -> struct ss_process * */
   struct ss_idmap by_tid;       /* tid -> struct ss_thread * */
   size_t n_processes, n_threads;
-  struct ss_idmap occurrences;  /* hash of (process, test, phase) -> count */
-  struct ss_idmap module_rows;  /* module id -> store module */
+  struct ss_idmap occurrences;   /* hash of (process, test, phase) -> count */
+  struct ss_idmap module_rows;   /* module id -> store module */
   struct ss_idmap kernel_frames; /* kernel function's address -> store frame */
-  uint32_t hidden_stack;        /* "[kernel: unknown]" */
+  uint32_t hidden_stack;         /* "[kernel: unknown]" */
 
   /* One stack under work; too large for a thread's C stack. */
   struct ss_frame *native;
   struct ss_merged *merged;
-  uint32_t *path;  /* store frames, innermost first */
+  uint32_t *path; /* store frames, innermost first */
   int *path_lines;
 
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
-  uint64_t first_sample_ns;
   uint64_t tick_ns, schedstat_ns;
   struct ss_py_counts py_counts; /* of ended images */
 
@@ -118,12 +117,11 @@ void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns);
 struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns);
 void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns);
 void ss_tracked_free(struct ss_pipeline *p);
-bool ss_command_is_pytest(const char *cmdline, size_t len);
 
 /* phases.c: which test runs */
 void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
-void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc, const struct ss_mem *mem,
-                    uint64_t time_ns);
+void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
+                    const struct ss_mem *mem, uint64_t time_ns);
 void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns);
 void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
 uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns);

@@ -32,7 +32,8 @@ void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t)
     if (text)
       names[n++] = text;
   }
-  if (t->has_python && proc->py && ss_py_thread_name(proc->py, t->tid, name, sizeof(name)))
+  if (t->has_python && proc->py &&
+      ss_py_thread_name(proc->py, t->tid, name, sizeof(name)))
     t->row.name = ss_store_string(p->config.store, name, strlen(name));
   role = ss_role_of(names, n, t->comm, t->tid == proc->pid, t->has_python);
   t->row.role = ss_store_string(p->config.store, role, strlen(role));

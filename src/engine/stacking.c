@@ -33,7 +33,8 @@ static void push(struct path *path, uint32_t frame, int line)
   path->n++;
 }
 
-static uint32_t named_frame(struct ss_pipeline *p, enum ss_frame_kind kind, const char *name)
+static uint32_t named_frame(struct ss_pipeline *p, enum ss_frame_kind kind,
+                            const char *name)
 {
   struct ss_frame_row row = {.kind = kind,
                              .name = ss_store_string(p->config.store, name, strlen(name)),
@@ -95,7 +96,8 @@ static uint32_t module_row(struct ss_pipeline *p, const struct ss_module *module
 }
 
 /* Code that no file backs: named by the target's own perf map, if it has one. */
-static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc, uint64_t ip)
+static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc,
+                                uint64_t ip)
 {
   struct ss_symbol symbol;
   struct ss_diag why = {0};
@@ -104,7 +106,8 @@ static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc, 
     proc->perf_map_tried = true;
     if (ss_perf_map_load(&proc->perf_map, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
         why.err != SS_ERR_GONE)
-      ss_note(p->config.notes, "perf map of process %d ignored: %s", (int)proc->pid, why.text);
+      ss_note(p->config.notes, "perf map of process %d ignored: %s", (int)proc->pid,
+              why.text);
   }
   if (proc->perf_map && ss_perf_map_find(proc->perf_map, ip, &symbol))
     return named_frame(p, SS_FRAME_NATIVE, symbol.name);
@@ -114,8 +117,10 @@ static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc, 
 static uint32_t native_frame(struct ss_pipeline *p, struct ss_process *proc,
                              const struct ss_frame *f)
 {
-  struct ss_frame_row row = {
-      .kind = SS_FRAME_NATIVE, .name = SS_ID_NONE, .file = SS_ID_NONE, .module = SS_ID_NONE};
+  struct ss_frame_row row = {.kind = SS_FRAME_NATIVE,
+                             .name = SS_ID_NONE,
+                             .file = SS_ID_NONE,
+                             .module = SS_ID_NONE};
 
   if (f->module == NULL)
     return anonymous_frame(p, proc, f->ip);
@@ -142,7 +147,8 @@ static uint32_t python_frame(struct ss_pipeline *p, struct ss_process *proc,
   return frame;
 }
 
-/* ---- one user stack ------------------------------------------------------------------- */
+/* ---- one user stack -------------------------------------------------------------------
+ */
 
 struct user_stack {
   size_t native, merged;
@@ -151,8 +157,9 @@ struct user_stack {
   enum ss_merge_quality merge;
 };
 
-static void unwind(struct ss_pipeline *p, struct ss_process *proc, const struct ss_captured *c,
-                   struct ss_snapshot *snapshot, struct user_stack *out)
+static void unwind(struct ss_pipeline *p, struct ss_process *proc,
+                   const struct ss_captured *c, struct ss_snapshot *snapshot,
+                   struct user_stack *out)
 {
   const struct ss_record *rec = &c->rec;
   uint64_t sp = rec->u.sample.regs.r[SS_REG_SP];
@@ -163,8 +170,8 @@ static void unwind(struct ss_pipeline *p, struct ss_process *proc, const struct 
   stack_map = ss_tracked_map(proc, sp, rec->time_ns);
   ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
                    &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
-  out->end = ss_unwind_stack(p->unwinder, &proc->space, &snapshot->mem, &rec->u.sample.regs,
-                             p->native, SS_FRAMES_MAX, &out->native);
+  out->end = ss_unwind_stack(p->unwinder, &proc->space, &snapshot->mem,
+                             &rec->u.sample.regs, p->native, SS_FRAMES_MAX, &out->native);
   out->method = SS_METHOD_CFI;
   for (size_t i = 0; i < out->native; i++)
     if (p->native[i].method > out->method && p->native[i].method != SS_METHOD_NONE)
@@ -217,7 +224,8 @@ static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_me
   }
 }
 
-static void push_user(struct path *path, struct ss_process *proc, const struct user_stack *u)
+static void push_user(struct path *path, struct ss_process *proc,
+                      const struct user_stack *u)
 {
   struct ss_pipeline *p = path->p;
 
@@ -235,7 +243,8 @@ static void push_user(struct path *path, struct ss_process *proc, const struct u
   }
 }
 
-/* ---- plans ----------------------------------------------------------------------------- */
+/* ---- plans
+ * ----------------------------------------------------------------------------- */
 
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 {
@@ -257,9 +266,11 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
   }
 }
 
-/* ---- the sample ------------------------------------------------------------------------- */
+/* ---- the sample
+ * ------------------------------------------------------------------------- */
 
-static void keep_outer(struct ss_pipeline *p, struct ss_thread *t, const struct user_stack *u)
+static void keep_outer(struct ss_pipeline *p, struct ss_thread *t,
+                       const struct user_stack *u)
 {
   if (t->n_outer > 0 || u->end != SS_END_COMPLETE)
     return;
@@ -281,8 +292,11 @@ static uint32_t store_path(const struct path *path)
 
 static void count_now(struct ss_pipeline *p, uint64_t time_ns, enum ss_state state)
 {
-  if (p->first_sample_ns == 0)
-    p->first_sample_ns = time_ns;
+  if (p->n_samples == 0) {
+    pthread_mutex_lock(&p->now_lock);
+    p->now.first_sample_ns = time_ns;
+    pthread_mutex_unlock(&p->now_lock);
+  }
   p->n_samples++;
   p->window_samples[state]++;
 }
@@ -302,8 +316,8 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     return;
   }
   ss_mem_spans_init(&mem, spans,
-                    ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len, spans,
-                                       SS_PLAN_REGIONS_MAX),
+                    ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len,
+                                       spans, SS_PLAN_REGIONS_MAX),
                     &t->process->live.mem);
   if (rec->u.sample.kernel)
     push_kernel(&path, rec);

@@ -13,12 +13,16 @@
 #include "stacksample/limits.h"
 #include "stacksample/output.h"
 #include "stacksample/sys.h"
+#include "stacksample/time_limits.h"
 
 #include "pipeline_priv.h"
 
 /* Mappings are read again at most this often for an address that is missing. */
 #define MAPS_REREAD_NS 100000000ull
 #define SCHEDSTAT_NS 1000000000ull
+/* Of a process' argv: enough to tell what it is, and to show it. */
+#define ARGV_KEPT 256
+#define CMDLINE_MAX (64u << 10)
 
 static uint32_t store_text(struct ss_pipeline *p, const char *text)
 {
@@ -34,51 +38,32 @@ static const char *base_name(const char *path)
   return slash ? slash + 1 : path;
 }
 
-static bool is_pytest_name(const char *word)
+/* Label and command of a process from its NUL-separated argv. */
+static void describe_command(struct ss_pipeline *p, struct ss_process *proc,
+                             const struct ss_buf *cmdline)
 {
-  const char *name = base_name(word);
+  struct ss_unwrapped inner = {0};
+  struct ss_buf quoted = {0};
+  char *words[ARGV_KEPT + 1];
+  size_t n = 0;
 
-  return strcmp(name, "pytest") == 0 || strcmp(name, "py.test") == 0 ||
-         strncmp(name, "pytest-3", 8) == 0;
-}
-
-bool ss_command_is_pytest(const char *cmdline, size_t len)
-{
-  const char *end = cmdline + len, *word = cmdline;
-
-  /* "pytest ...", "python -m pytest ...", "python /usr/bin/pytest ..." */
-  for (int i = 0; word < end && i < 6; i++) {
-    if (is_pytest_name(word))
-      return true;
-    word += strnlen(word, (size_t)(end - word)) + 1;
-  }
-  return false;
-}
-
-/* Splits NUL-separated words into a vector for the redacting quoter. */
-static void quoted_command(struct ss_buf *out, const char *cmdline, size_t len)
-{
-  char *words[257];
-  size_t n = 0, at = 0;
-  char *copy = malloc(len + 1);
-
-  if (copy == NULL)
-    return;
-  memcpy(copy, cmdline, len);
-  copy[len] = '\0';
-  while (at < len && n < 256) {
-    words[n++] = copy + at;
-    at += strlen(copy + at) + 1;
+  for (size_t at = 0; at < cmdline->len && n < ARGV_KEPT; n++) {
+    words[n] = cmdline->data + at;
+    at += strlen(words[n]) + 1;
   }
   words[n] = NULL;
-  (void)ss_command_quote(out, words, false);
-  free(copy);
+  ss_unwrap(words, &inner, NULL, NULL, 0, NULL);
+  proc->pytest = inner.pytest != NULL;
+  proc->row.label = store_text(p, proc->pytest ? "pytest" : base_name(words[0]));
+  (void)ss_command_quote(&quoted, words, false);
+  proc->row.command = ss_store_string(p->config.store, ss_buf_str(&quoted), quoted.len);
+  ss_buf_release(&quoted);
 }
 
 /* Reads who it is now; called for a new process and after each exec. */
 static void describe(struct ss_pipeline *p, struct ss_process *proc)
 {
-  struct ss_buf cmdline = {0}, quoted = {0};
+  struct ss_buf cmdline = {0};
   struct ss_stat st;
 
   if (ss_stat_read(&st, proc->pid, 0)) {
@@ -86,15 +71,10 @@ static void describe(struct ss_pipeline *p, struct ss_process *proc)
     proc->row.ppid = st.ppid;
     proc->row.label = store_text(p, st.comm);
   }
-  if (ss_cmdline_read(proc->pid, 64 * 1024, &cmdline) == SS_ERR_OK && cmdline.len > 0) {
-    proc->pytest = ss_command_is_pytest(cmdline.data, cmdline.len);
-    proc->row.label = store_text(p, proc->pytest ? "pytest" : base_name(cmdline.data));
-    quoted_command(&quoted, cmdline.data, cmdline.len);
-    proc->row.command = ss_store_string(p->config.store, ss_buf_str(&quoted), quoted.len);
-  }
+  if (ss_cmdline_read(proc->pid, CMDLINE_MAX, &cmdline) == SS_ERR_OK && cmdline.len > 0)
+    describe_command(p, proc, &cmdline);
   ss_store_process_update(p->config.store, proc->id, &proc->row);
   ss_buf_release(&cmdline);
-  ss_buf_release(&quoted);
 }
 
 static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
@@ -218,7 +198,8 @@ struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
   t->id = ss_store_thread(p->config.store, &t->row);
   t->ledger = ss_ledger_birth(p->ledger, t->id, proc->phase, time_ns, on_cpu);
   t->ran = true;
-  if (t->ledger == NULL || !ss_idmap_put(&p->by_tid, (uint64_t)tid, (uint64_t)(uintptr_t)t)) {
+  if (t->ledger == NULL ||
+      !ss_idmap_put(&p->by_tid, (uint64_t)tid, (uint64_t)(uintptr_t)t)) {
     if (t->ledger)
       ss_ledger_end(t->ledger, time_ns);
     free(t);
@@ -261,7 +242,8 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
   ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
 }
 
-/* ---- changes ------------------------------------------------------------------------ */
+/* ---- changes ------------------------------------------------------------------------
+ */
 
 void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec)
 {
@@ -337,7 +319,8 @@ void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)
       }
 }
 
-/* ---- end ---------------------------------------------------------------------------- */
+/* ---- end ----------------------------------------------------------------------------
+ */
 
 static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns)
 {
