@@ -30,6 +30,8 @@ int ss_arch_from_dwarf(unsigned dwarf);
 bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs);
 /* Registers that a callee must preserve, as a bit mask of ss_reg. */
 uint32_t ss_arch_callee_saved(void);
+/* e_machine of the ELF files that run here. */
+uint16_t ss_arch_elf_machine(void);
 /* Is this build for a supported machine, and its name ("x86_64"). */
 bool ss_arch_supported(void);
 const char *ss_arch_name(void);

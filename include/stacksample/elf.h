@@ -86,6 +86,8 @@ struct ss_module {
   size_t build_id_len;
   struct ss_image *image;   /* NULL: could not be opened, see why */
   struct ss_diag why;
+  int root_fd;              /* the target's root folder, borrowed; -1 */
+  struct ss_image *debug;   /* separate debug file, from ss_module_symbol on */
   struct ss_symtab *symtab; /* NULL until ss_module_symbol */
   bool symtab_tried;
   void *unwind;             /* for src/unwind: its per-module state */
@@ -115,6 +117,8 @@ bool ss_module_symbol(struct ss_module *module, uint64_t vaddr, struct ss_symbol
 struct ss_perf_map;
 enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
                              const struct ss_maps *maps, struct ss_diag *diag);
+/* Later lines win over the earlier ones that they overlap (a JIT reuses its
+ * memory); those and lines that make no sense are counted in *rejected. */
 enum ss_err ss_perf_map_parse(struct ss_perf_map **map, const char *text, size_t len,
                               size_t *rejected);
 void ss_perf_map_free(struct ss_perf_map *map);
@@ -125,7 +129,7 @@ struct ss_kallsyms;
 struct ss_kallsyms *ss_kallsyms_load(void);
 struct ss_kallsyms *ss_kallsyms_parse(const char *text, size_t len);
 void ss_kallsyms_free(struct ss_kallsyms *k);
-/* false outside any symbol. `module` gets "" or the kernel module's name. */
+/* false outside any symbol. A kernel module's function is "name [module]". */
 bool ss_kallsyms_find(const struct ss_kallsyms *k, uint64_t addr, struct ss_symbol *out);
 
 #endif

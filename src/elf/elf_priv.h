@@ -1,0 +1,64 @@
+/*
+ * What the files of src/elf share: an image's inside, and the pieces that
+ * modules.c puts together.
+ */
+#ifndef STACKSAMPLE_ELF_PRIV_H
+#define STACKSAMPLE_ELF_PRIV_H
+
+#include "stacksample/elf.h"
+
+#define SS_ELF_PHDRS_MAX 1024  /* real files have 8 to 20 */
+#define SS_ELF_SHDRS_MAX 65536 /* -ffunction-sections objects; DSOs have 40 */
+#define SS_ELF_NOTES_MAX 65536 /* bytes of one note segment */
+#define SS_IMAGE_PAGES 16      /* cached file pages per image */
+#define SS_IMAGE_PAGE_SIZE 4096
+
+struct ss_elf_section {
+  const char *name; /* into shstr, or a literal; "" */
+  uint32_t type, link;
+  uint64_t flags, vaddr, offset, size, entsize;
+  unsigned char *bytes; /* owned; NULL until loaded */
+  size_t len;
+};
+
+struct ss_image {
+  char *name;
+  int fd;               /* -1: `bytes` */
+  unsigned char *bytes; /* owned */
+  uint64_t size;
+  uint16_t type;
+  struct ss_segment *segments;
+  size_t segment_count;
+  struct ss_elf_section *sections;
+  size_t section_count;
+  char *shstr; /* owned, NUL-terminated */
+  unsigned char build_id[20];
+  size_t build_id_len;
+  struct { /* direct-mapped */
+    uint64_t offset;
+    size_t len; /* 0: empty */
+    unsigned char *data;
+  } pages[SS_IMAGE_PAGES];
+};
+
+/* Exactly `len` file bytes at `off`, or false. */
+bool ss_image_pread(const struct ss_image *image, uint64_t off, void *buf, size_t len);
+struct ss_elf_section *ss_image_section_named(struct ss_image *image, const char *name);
+/* Loads (once) the bytes of a section; false: absent, NOBITS, rejected. */
+bool ss_image_load(struct ss_image *image, struct ss_elf_section *section);
+void ss_image_drop(struct ss_elf_section *section);
+
+/* inflate.c: malloc'ed result, NULL where the input is bad or beyond the cap. */
+unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len, size_t *out_len);
+unsigned char *ss_unxz(const unsigned char *bytes, size_t len, size_t *out_len);
+
+/* debugfile.c: the separate debug file of `image`, looked up under the folder
+ * `root_fd` (the target's root) by build-id, then by .gnu_debuglink beside
+ * `path`; its build-id or CRC is checked. NULL where there is none. */
+struct ss_image *ss_debug_image_find(struct ss_image *image, int root_fd,
+                                     const char *path);
+/* Basename of .gnu_debuglink and its CRC; false: none, or not a basename. */
+bool ss_debuglink_parse(const unsigned char *bytes, size_t len, const char **name,
+                        uint32_t *crc);
+
+#endif
