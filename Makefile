@@ -89,6 +89,19 @@ clean:
 .SECONDARY:
 FORCE:
 
+# ---- the two commands of the README ------------------------------------------
+
+demo:
+	$(Q)scripts/deps build
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)scripts/demo $(BIN)
+
+check:
+	$(Q)scripts/deps test
+	$(Q)$(MAKE) --no-print-directory all targets check-layers check-unit
+	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(BUILD)-san check-unit check-corpus
+	$(Q)$(MAKE) --no-print-directory check-e2e
+
 # ---- tests ------------------------------------------------------------------
 
 objects: $(OBJ)
@@ -97,4 +110,47 @@ objects: $(OBJ)
 check-unit: $(UNITBIN)
 	$(Q)sh tests/lib/run_unit.sh $(UNITBIN)
 
-.PHONY: objects check-unit
+# Every fuzz entry over its saved inputs.
+check-corpus: $(FUZZBIN)
+	$(Q)sh tests/lib/run_corpus.sh $(FUZZBIN)
+
+check-layers:
+	$(Q)scripts/check-layers
+
+E2E ?= tests/e2e tests/faults
+check-e2e: $(BIN) $(TARGETBIN)
+	$(Q)STACKSAMPLE=$(abspath $(BIN)) SS_TARGETS=$(abspath $(BUILD)/targets) \
+	  /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST_FLAGS) $(E2E)
+
+fuzz: 
+	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(BUILD)-san fuzz-run
+
+FUZZ_SECONDS ?= 60
+fuzz-run: $(FUZZBIN)
+	$(Q)sh tests/lib/run_corpus.sh -mutate $(FUZZ_SECONDS) $(FUZZBIN)
+
+bench: $(BIN) $(TARGETBIN)
+	$(Q)scripts/deps bench
+	$(Q)tests/bench/run $(BUILD)
+
+soak:
+	$(Q)scripts/soak $(BUILD)
+
+lint:
+	$(Q)scripts/deps lint
+	$(Q)scripts/lint
+
+format:
+	clang-format -i $(wildcard src/*.c src/*/*.[ch] include/stacksample/*.h tests/*/*.[ch])
+
+# ---- install -------------------------------------------------------------------
+
+install: $(BIN)
+	install -d $(DESTDIR)$(bindir)
+	install -m 0755 $(BIN) $(DESTDIR)$(bindir)/stacksample
+
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/stacksample
+
+.PHONY: demo check objects check-unit check-corpus check-layers check-e2e fuzz fuzz-run \
+        bench soak lint format install uninstall
