@@ -26,13 +26,15 @@
 struct ss_perf_config {
   uint32_t rate_hz;
   uint32_t snapshot;   /* wanted bytes of user stack; 0: none (--no-native) */
-  bool inherit;        /* follow threads and children */
+  bool inherit;        /* follow threads and children made later */
+  bool threads_only;   /* of these only threads (Linux 5.13; else both, noted) */
   bool switches;       /* PERF_RECORD_SWITCH */
   bool enable_on_exec; /* `run`: counting starts at the exec */
   struct ss_notes *notes;
 };
 struct ss_perf_facts {
   bool kernel_samples;   /* exclude_kernel = 0 was allowed */
+  bool switches;         /* PERF_RECORD_SWITCH comes */
   uint32_t snapshot;     /* bytes in use, maybe smaller than wanted */
   uint64_t period_ns;
   uint64_t ring_bytes;   /* per CPU */

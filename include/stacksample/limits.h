@@ -16,6 +16,9 @@
 #define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
 #define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
 #define SS_QUEUE_BYTES (8u << 20)     /* stage 1 -> stage 2, per CPU */
+/* How long after its time a record may still appear in a ring: the kernel takes the
+ * time first and publishes last, and a virtual CPU may be paused between. */
+#define SS_SETTLE_NS (5u * 1000 * 1000)
 
 /* Stacks. */
 #define SS_FRAMES_MAX 1024      /* native frames unwound per stack */

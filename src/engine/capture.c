@@ -1,0 +1,360 @@
+/*
+ * Stage 1: a thread per CPU, pinned to it, that moves records from the ring into a
+ * queue and reads what the plan of the sampled thread names, at that moment. It
+ * interprets nothing, allocates nothing and writes no message while it runs. The
+ * other half, taking records of all CPUs in time order, is order.c.
+ *
+ * Key invariants: a thread at real-time priority never waits for another thread of
+ * ours; what does not fit is counted and leaves a LOST record, in its place in time.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "capture_priv.h"
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+
+enum { TIMER_MS = 20 /* between looks at a ring that no longer wakes us */ };
+
+/* Counters have one writer: no need for a locked add. */
+static void add(_Atomic uint64_t *counter, uint64_t n)
+{
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                        memory_order_relaxed);
+}
+
+/* ---- moving one record ------------------------------------------------------------- */
+
+static size_t plan_bytes(const struct ss_read_plan *plan)
+{
+  uint64_t sum = 0;
+  for (uint32_t i = 0; i < plan->count; i++) {
+    sum += plan->regions[i].len;
+  }
+  return sum <= SS_PLAN_BYTES_MAX ? (size_t)sum : 0;
+}
+
+static size_t round_up(size_t n, size_t to)
+{
+  return (n + to - 1) / to * to;
+}
+
+/* Room for a record of `len` bytes and `raw` plan bytes; the header is filled. */
+static struct ss_entry *reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
+                                size_t raw, uint64_t time_ns)
+{
+  size_t head =
+      offsetof(struct ss_entry, plan.regions) + regions * sizeof(struct ss_region);
+  size_t size = round_up(head + round_up(len, 8) + raw, 16);
+  struct ss_entry *entry = ss_queue_reserve(&cpu->queue, size);
+  if (entry) {
+    entry->size = (uint32_t)size;
+    entry->record_len = (uint32_t)len;
+    entry->raw_len = 0;
+    entry->rank = SS_RANK_REST;
+    entry->time_ns = time_ns;
+    entry->read_ns = 0;
+    entry->plan.count = regions;
+  }
+  return entry;
+}
+
+/* What was dropped shows up as one LOST record before the next that fits. */
+static bool report_dropped(struct ss_cpu *cpu, uint64_t time_ns)
+{
+  enum { LEN = 64 };
+  struct ss_entry *entry = reserve(cpu, LEN, 0, 0, time_ns);
+  if (!entry) {
+    return false;
+  }
+  entry->record_len =
+      (uint32_t)ss_record_make_lost(ss_entry_record(entry), LEN, cpu->dropped, time_ns,
+                                    (uint32_t)cpu->reader.ring->cpu);
+  ss_queue_commit(&cpu->queue, entry);
+  cpu->dropped = 0;
+  return true;
+}
+
+static void drop(struct ss_cpu *cpu)
+{
+  cpu->dropped++;
+  add(&cpu->queue_full, 1);
+  add(&cpu->lost, 1);
+}
+
+/* The last part of a queue is kept for what is worse to lose than a sample. */
+static bool samples_fit(const struct ss_cpu *cpu)
+{
+  return ss_queue_used(&cpu->queue) <= SS_QUEUE_BYTES / 8 * 7;
+}
+
+static void read_plan(struct ss_entry *entry, const struct ss_read_plan *plan, size_t raw,
+                      pid_t pid)
+{
+  memcpy(entry->plan.regions, plan->regions, plan->count * sizeof plan->regions[0]);
+  entry->read_ns = ss_now_ns();
+  entry->raw_len = (uint32_t)ss_read_plan_run(plan, pid, ss_entry_raw(entry), raw);
+}
+
+static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
+{
+  struct ss_record_peek peek;
+  if (!ss_record_peek(bytes, len, &peek)) {
+    add(&cpu->undecodable, 1);
+    return;
+  }
+  bool sample = peek.type == PERF_RECORD_SAMPLE;
+  add(&cpu->records, 1);
+  add(&cpu->samples, sample);
+  add(&cpu->lost, peek.lost);
+  if (cpu->dropped > 0 && !report_dropped(cpu, peek.time_ns)) {
+    drop(cpu);
+    return;
+  }
+  struct ss_read_plan plan = {.count = 0};
+  size_t raw = 0;
+  if (sample && ss_plans_get(cpu->capture->plans, peek.pid, peek.tid, &plan)) {
+    raw = plan_bytes(&plan);
+  }
+  uint32_t regions = raw > 0 ? plan.count : 0;
+  struct ss_entry *entry = NULL;
+  if (!sample || samples_fit(cpu)) {
+    entry = reserve(cpu, peek.compact_len, regions, raw, peek.time_ns);
+  }
+  if (!entry) {
+    drop(cpu);
+    return;
+  }
+  entry->rank = (uint8_t)peek.rank;
+  if (raw > 0) {
+    read_plan(entry, &plan, raw, peek.pid);
+  }
+  ss_record_compact(bytes, len, &peek, ss_entry_record(entry));
+  ss_queue_commit(&cpu->queue, entry);
+}
+
+/* ---- the loop -------------------------------------------------------------------------
+ */
+
+static void wake_stage_2(struct ss_capture *c)
+{
+  if (!atomic_exchange(&c->signalled, true)) {
+    uint64_t one = 1;
+    ss_write_all(c->wake, &one, sizeof one);
+  }
+}
+
+static void drain(struct ss_cpu *cpu)
+{
+  struct ss_perf_reader *reader = &cpu->reader;
+  uint64_t corrupt = reader->corrupt;
+  uint64_t before = ss_now_ns();
+  const void *bytes;
+  size_t len;
+  ss_perf_reader_begin(reader);
+  while ((bytes = ss_perf_reader_next(reader, &len))) {
+    move(cpu, bytes, len);
+    ss_perf_reader_release(reader, len);
+    atomic_store_explicit(&cpu->consumed, reader->tail, memory_order_release);
+  }
+  atomic_store_explicit(&cpu->consumed, reader->tail, memory_order_release);
+  atomic_store_explicit(&cpu->drained_ns, before, memory_order_release);
+  add(&cpu->undecodable, reader->corrupt - corrupt);
+  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 4) {
+    wake_stage_2(cpu->capture);
+  }
+}
+
+/* Pins this thread and asks for real-time priority; both are wishes. */
+static void settle_on_cpu(struct ss_cpu *cpu)
+{
+  int number = cpu->reader.ring->cpu;
+  char name[16];
+  snprintf(name, sizeof name, "ss-cpu%d", number);
+  pthread_setname_np(pthread_self(), name);
+  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
+  if (set) {
+    size_t bytes = CPU_ALLOC_SIZE(SS_CPUS_MAX);
+    CPU_ZERO_S(bytes, set);
+    CPU_SET_S((size_t)number, bytes, set);
+    if (sched_setaffinity(0, bytes, set) != 0) {
+      ss_note(cpu->capture->notes, "reader of CPU %d could not be pinned to it", number);
+    }
+    CPU_FREE(set);
+  }
+  struct sched_param param = {.sched_priority = 1};
+  int policy = SCHED_FIFO | SCHED_RESET_ON_FORK;
+  atomic_store(&cpu->fifo, sched_setscheduler(0, policy, &param) == 0);
+}
+
+static uint64_t thread_cpu_ns(clockid_t clock)
+{
+  struct timespec ts;
+  if (clock_gettime(clock, &ts) != 0) {
+    return 0;
+  }
+  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Once the ring's first thread has ended its descriptor is always ready (POLLHUP);
+ * a real-time thread that kept polling it would take the CPU. Threads that share
+ * the ring may live on, so it is looked at by timer from then on. */
+static void *run(void *arg)
+{
+  struct ss_cpu *cpu = arg;
+  settle_on_cpu(cpu);
+  struct pollfd fds[2] = {{.fd = cpu->reader.ring->fd, .events = POLLIN},
+                          {.fd = cpu->kick, .events = POLLIN}};
+  bool stopping = false;
+  while (!stopping) {
+    if (poll(fds, 2, fds[0].fd < 0 ? TIMER_MS : -1) < 0 && errno != EINTR) {
+      break;
+    }
+    if (fds[1].revents & POLLIN) {
+      uint64_t count;
+      ss_read_some(cpu->kick, &count, sizeof count);
+      atomic_store(&cpu->kicked, false);
+    }
+    if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL)) {
+      fds[0].fd = -1;
+    }
+    stopping = atomic_load(&cpu->capture->stopping);
+    drain(cpu);
+  }
+  if (cpu->dropped > 0) {
+    report_dropped(cpu, ss_now_ns());
+  }
+  atomic_store(&cpu->own_ns, thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID));
+  return NULL;
+}
+
+/* ---- start and stop -------------------------------------------------------------------
+ */
+
+static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
+                             struct ss_perf_ring *ring, struct ss_diag *diag)
+{
+  cpu->capture = c;
+  cpu->reader.ring = ring;
+  cpu->reader.scratch = malloc(SS_PERF_RECORD_MAX);
+  cpu->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  c->cpu_count++; /* from here on ss_capture_free takes care of it */
+  if (!cpu->reader.scratch || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
+    return ss_fail(diag, SS_ERR_NOMEM, "queue of CPU %d", ring->cpu);
+  }
+  if (cpu->kick < 0) {
+    return ss_fail_errno(diag, "eventfd");
+  }
+  atomic_store(&cpu->consumed, ss_perf_ring_tail(ring));
+  errno = pthread_create(&cpu->thread, NULL, run, cpu);
+  if (errno != 0) {
+    return ss_fail_errno(diag, "reader of CPU %d", ring->cpu);
+  }
+  cpu->started = true;
+  cpu->has_clock = pthread_getcpuclockid(cpu->thread, &cpu->clock) == 0;
+  return SS_ERR_OK;
+}
+
+enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
+                             struct ss_notes *notes, struct ss_diag *diag)
+{
+  *capture = NULL;
+  struct ss_perf_ring *rings;
+  size_t count = ss_perf_rings(perf, &rings);
+  struct ss_capture *c = calloc(1, sizeof *c);
+  if (!c) {
+    return ss_fail(diag, SS_ERR_NOMEM, "capture");
+  }
+  c->notes = notes;
+  c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  c->plans = ss_plans_new();
+  c->cpus = aligned_alloc(64, round_up(count * sizeof *c->cpus, 64));
+  enum ss_err err = SS_ERR_OK;
+  if (!c->plans || !c->cpus || c->wake < 0) {
+    err = ss_fail(diag, SS_ERR_NOMEM, "capture");
+  } else {
+    memset(c->cpus, 0, count * sizeof *c->cpus);
+  }
+  for (size_t i = 0; err == SS_ERR_OK && i < count; i++) {
+    err = start_cpu(c, &c->cpus[i], &rings[i], diag);
+  }
+  if (err != SS_ERR_OK) {
+    ss_capture_free(c);
+    return err;
+  }
+  *capture = c;
+  return SS_ERR_OK;
+}
+
+void ss_capture_kick(struct ss_cpu *cpu)
+{
+  if (!atomic_exchange(&cpu->kicked, true)) {
+    uint64_t one = 1;
+    ss_write_all(cpu->kick, &one, sizeof one);
+  }
+}
+
+void ss_capture_stop(struct ss_capture *c)
+{
+  atomic_store(&c->stopping, true);
+  for (size_t i = 0; i < c->cpu_count; i++) {
+    struct ss_cpu *cpu = &c->cpus[i];
+    if (cpu->started) {
+      atomic_store(&cpu->kicked, false);
+      ss_capture_kick(cpu);
+      pthread_join(cpu->thread, NULL);
+      cpu->started = false;
+    }
+  }
+  atomic_store(&c->stopped, true);
+  wake_stage_2(c);
+}
+
+void ss_capture_free(struct ss_capture *c)
+{
+  if (!c) {
+    return;
+  }
+  ss_capture_stop(c);
+  for (size_t i = 0; i < c->cpu_count; i++) {
+    ss_queue_release(&c->cpus[i].queue);
+    free(c->cpus[i].reader.scratch);
+    ss_close(&c->cpus[i].kick);
+  }
+  ss_plans_free(c->plans);
+  ss_close(&c->wake);
+  free(c->heap.items);
+  free(c->cpus);
+  free(c);
+}
+
+void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
+                         const struct ss_read_plan *plan)
+{
+  ss_plans_set(c->plans, pid, tid, plan);
+}
+
+void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out)
+{
+  *out =
+      (struct ss_capture_counts){.fifo = c->cpu_count > 0, .undecodable = c->undecodable};
+  for (size_t i = 0; i < c->cpu_count; i++) {
+    struct ss_cpu *cpu = &c->cpus[i];
+    out->records += atomic_load(&cpu->records);
+    out->samples += atomic_load(&cpu->samples);
+    out->lost += atomic_load(&cpu->lost);
+    out->undecodable += atomic_load(&cpu->undecodable);
+    out->queue_full += atomic_load(&cpu->queue_full);
+    out->fifo = out->fifo && atomic_load(&cpu->fifo);
+    /* The clock of a thread that has ended cannot be read any more. */
+    uint64_t final = atomic_load(&cpu->own_ns);
+    out->own_cpu_ns += final > 0 ? final : cpu->has_clock ? thread_cpu_ns(cpu->clock) : 0;
+  }
+}

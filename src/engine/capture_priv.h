@@ -1,0 +1,67 @@
+/*
+ * Stage 1's state, shared by its two halves: capture.c (the threads) and order.c
+ * (what stage 2 calls). Each field says which side writes it.
+ */
+#ifndef STACKSAMPLE_CAPTURE_PRIV_H
+#define STACKSAMPLE_CAPTURE_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine_priv.h"
+
+struct ss_cpu {
+  struct ss_queue queue; /* first: has its own cache lines */
+  struct ss_capture *capture;
+  struct ss_perf_reader reader;
+  pthread_t thread;
+  clockid_t clock;
+  bool started, has_clock;
+  int kick; /* eventfd: look at the ring, or stop */
+  _Atomic bool kicked;
+  /* Written by stage 1. */
+  uint64_t dropped; /* records, not yet reported by a LOST record */
+  _Atomic bool fifo;
+  _Atomic uint64_t consumed;   /* ring position: all before it is in the queue */
+  _Atomic uint64_t drained_ns; /* start of the last whole pass over the ring */
+  _Atomic uint64_t records, samples, lost, undecodable, queue_full, own_ns;
+  /* Written by stage 2. */
+  uint64_t newest_ns; /* time of the newest record taken */
+  uint64_t bound_ns;  /* no earlier record will come from this CPU */
+};
+
+struct ss_pending { /* a record that stage 2 has taken but not handed out */
+  uint64_t time_ns;
+  uint64_t order; /* rank, then arrival: breaks ties */
+  struct ss_cpu *cpu;
+  struct ss_entry *entry;
+};
+struct ss_heap { /* earliest first */
+  struct ss_pending *items;
+  size_t count, cap;
+};
+
+struct ss_capture {
+  struct ss_cpu *cpus;
+  size_t cpu_count;
+  struct ss_plans *plans;
+  struct ss_notes *notes;
+  int wake; /* eventfd: a queue fills up, or the end */
+  _Atomic bool signalled, stopping, stopped;
+  /* Stage 2 only. */
+  struct ss_heap heap;
+  struct ss_pending current; /* handed out last */
+  uint64_t arrivals;
+  uint64_t bound_ns;
+  _Atomic uint64_t horizon_ns;
+  _Atomic uint64_t undecodable;
+};
+
+void ss_capture_kick(struct ss_cpu *cpu);
+
+static inline unsigned char *ss_entry_raw(struct ss_entry *e)
+{
+  return ss_entry_record(e) + (e->record_len + 7u) / 8u * 8u;
+}
+
+#endif

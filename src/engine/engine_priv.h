@@ -1,0 +1,141 @@
+/*
+ * What the perf files and stage 1 share. Rings are per CPU and have exactly one
+ * reader (that CPU's stage 1 thread); the rest of the process only looks at the
+ * kernel's write position, to learn whether something waits there.
+ */
+#ifndef STACKSAMPLE_ENGINE_PRIV_H
+#define STACKSAMPLE_ENGINE_PRIV_H
+
+#include <linux/perf_event.h>
+
+#include "stacksample/engine.h"
+
+/* ---- records ------------------------------------------------------------------ */
+
+/* sample_type of every event of ours: the decoder knows no other. */
+#define SS_PERF_SAMPLE_TYPE                                                              \
+  (PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_TID | PERF_SAMPLE_TIME |        \
+   PERF_SAMPLE_CPU | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER)
+#define SS_PERF_RECORD_MAX 65536 /* header.size is 16 bits */
+
+/* At equal times in this order: no sample before its process exists. */
+enum ss_record_rank {
+  SS_RANK_FORK,
+  SS_RANK_COMM,
+  SS_RANK_MMAP,
+  SS_RANK_REST,
+  SS_RANK_EXIT
+};
+
+/* What stage 1 needs to know of a record to move and order it. */
+struct ss_record_peek {
+  uint32_t type; /* PERF_RECORD_* */
+  enum ss_record_rank rank;
+  pid_t pid, tid;
+  uint64_t time_ns;
+  size_t stack_at;    /* offset of the user stack's bytes, 0: none */
+  size_t stack_len;   /* valid ones */
+  size_t compact_len; /* of a copy without the unfilled part of the stack */
+  uint64_t lost;      /* LOST only */
+};
+/* Of a whole record; false: too short for its type. */
+bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out);
+/* Copies a record to `to` (compact_len bytes), leaving out the part of the stack
+ * area that the kernel reserved but did not fill. The copy is a valid record. */
+void ss_record_compact(const void *bytes, size_t len, const struct ss_record_peek *peek,
+                       unsigned char *to);
+/* A LOST record of our own making (a full queue); returns its length. */
+size_t ss_record_make_lost(unsigned char *to, size_t cap, uint64_t count,
+                           uint64_t time_ns, uint32_t cpu);
+
+/* ---- rings -------------------------------------------------------------------- */
+
+struct ss_perf_ring {
+  int cpu;
+  int fd; /* of the event that owns the ring; borrowed from ss_perf.events */
+  struct perf_event_mmap_page *page;
+  unsigned char *data; /* size bytes, a power of two */
+  uint64_t size;
+  size_t map_len;
+};
+/* `page` and `data` are set by hand in tests. */
+enum ss_err ss_perf_ring_map(struct ss_perf_ring *ring, int fd, int cpu,
+                             uint64_t data_bytes);
+void ss_perf_ring_unmap(struct ss_perf_ring *ring);
+uint64_t ss_perf_ring_head(const struct ss_perf_ring *ring); /* any thread */
+uint64_t ss_perf_ring_tail(const struct ss_perf_ring *ring);
+
+/* One pass over what is there: begin, next until NULL, each with a release. */
+struct ss_perf_reader {
+  struct ss_perf_ring *ring;
+  uint64_t head, tail;
+  uint64_t corrupt;       /* passes given up because of an impossible size */
+  unsigned char *scratch; /* SS_PERF_RECORD_MAX bytes, for records that wrap */
+};
+void ss_perf_reader_begin(struct ss_perf_reader *reader);
+/* The record at the tail, whole, in the ring or in scratch. */
+const void *ss_perf_reader_next(struct ss_perf_reader *reader, size_t *len);
+/* Gives the space of the last one back to the kernel. */
+void ss_perf_reader_release(struct ss_perf_reader *reader, size_t len);
+
+/* ---- events ------------------------------------------------------------------- */
+
+struct ss_perf {
+  struct ss_perf_config config;
+  struct ss_perf_facts facts;
+  struct perf_event_attr attr;
+  struct ss_perf_ring *rings; /* facts.cpus of them */
+  int *events;                /* owned descriptors */
+  size_t count, cap;
+  int *cpus; /* of the target's affinity */
+  size_t cpu_count;
+  bool enabled;
+};
+size_t ss_perf_rings(struct ss_perf *perf, struct ss_perf_ring **rings);
+
+/* ---- read plans, looked up by stage 1 ------------------------------------------- */
+
+struct ss_plans;
+struct ss_plans *ss_plans_new(void);
+void ss_plans_free(struct ss_plans *plans);
+/* Writers exclude each other; readers never wait. */
+void ss_plans_set(struct ss_plans *plans, pid_t pid, pid_t tid,
+                  const struct ss_read_plan *plan);
+/* False: none, or it was being changed at this moment. */
+bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
+                  struct ss_read_plan *out);
+
+/* ---- the queue of one CPU: stage 1 writes, stage 2 reads -------------------------- */
+
+struct ss_entry {      /* followed by record bytes, then raw bytes, each 8-aligned */
+  uint32_t size;       /* of the whole entry */
+  uint32_t record_len; /* 0: padding at the end of the ring */
+  uint32_t raw_len;
+  uint8_t rank;
+  bool done; /* handed out and released (stage 2 only) */
+  uint64_t time_ns;
+  uint64_t read_ns;
+  struct ss_read_plan plan; /* last: only the used regions are stored */
+};
+struct ss_queue {
+  unsigned char *bytes;
+  uint64_t size;                      /* a power of two */
+  _Alignas(64) _Atomic uint64_t head; /* written by stage 1 */
+  _Alignas(64) _Atomic uint64_t tail; /* written by stage 2 */
+  uint64_t seen;                      /* stage 2: entries up to here were taken */
+};
+bool ss_queue_init(struct ss_queue *q, uint64_t size);
+void ss_queue_release(struct ss_queue *q);
+uint64_t ss_queue_used(const struct ss_queue *q);
+/* Contiguous room of `size` bytes, or NULL: full. Nothing is visible before
+ * ss_queue_commit. */
+struct ss_entry *ss_queue_reserve(struct ss_queue *q, size_t size);
+void ss_queue_commit(struct ss_queue *q, struct ss_entry *entry);
+struct ss_entry *ss_queue_take(struct ss_queue *q);             /* next one, or NULL */
+void ss_queue_done(struct ss_queue *q, struct ss_entry *entry); /* in any order */
+static inline unsigned char *ss_entry_record(struct ss_entry *e)
+{
+  return (unsigned char *)e->plan.regions + e->plan.count * sizeof(struct ss_region);
+}
+
+#endif
