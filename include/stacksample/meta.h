@@ -21,8 +21,8 @@
 #define SS_META_CWD "cwd"
 #define SS_META_GIT_COMMIT "git_commit" /* 40 or 64 hex digits */
 #define SS_META_GIT_BRANCH "git_branch" /* "main"; missing when detached */
-#define SS_META_LIMITS "limits"         /* [{"source","s","kind","at_s"}]: time_limits.h */
-#define SS_META_GUARDS "guards"         /* {"CUDA_VISIBLE_DEVICES": "-1" or null, ...} */
+#define SS_META_LIMITS "limits" /* [{"source","s","kind","at_s"}]: time_limits.h */
+#define SS_META_GUARDS "guards" /* {"CUDA_VISIBLE_DEVICES": "-1" or null, ...} */
 
 /* ---- machine (ss_facts_start) ------------------------------------------------ */
 #define SS_META_MACHINE "machine"           /* "x86_64" */
@@ -33,11 +33,11 @@
 #define SS_META_MEMORY_KB "memory_kb"
 #define SS_META_PARANOID "perf_event_paranoid"
 #define SS_META_PTRACE_SCOPE "ptrace_scope"
-#define SS_META_THP "thp"           /* "always", "madvise", "never" */
-#define SS_META_CGROUP "cgroup"     /* path in the unified hierarchy */
+#define SS_META_THP "thp"                             /* "always", "madvise", "never" */
+#define SS_META_CGROUP "cgroup"                       /* path in the unified hierarchy */
 #define SS_META_CGROUP_CPU_MAX "cgroup_cpu_max"       /* "max 100000" as read */
 #define SS_META_CGROUP_MEMORY_MAX "cgroup_memory_max" /* "max" or bytes */
-#define SS_META_RLIMITS "rlimits"   /* {"nofile": n, "memlock": n, "cpu": n} */
+#define SS_META_RLIMITS "rlimits" /* {"nofile": n, "memlock": n, "cpu": n} */
 
 /* ---- clocks (the session; start_ns as soon as the command was released) ------- */
 #define SS_META_START_NS "start_ns"           /* the exec; attach: first event */
@@ -47,8 +47,9 @@
 /* ---- engine (the session) ------------------------------------------------------ */
 #define SS_META_ENGINE "engine"               /* "perf", "ptrace", "none" */
 #define SS_META_ENGINE_REASON "engine_reason" /* why this one, one line, or "" */
-#define SS_META_KERNEL_METHOD "kernel_method" /* "samples": kernel stacks taken;
-                                                 "accounted": its time only */
+#define SS_META_KERNEL_METHOD                                                            \
+  "kernel_method" /* "samples": kernel stacks taken;                                     \
+                     "accounted": its time only */
 #define SS_META_RATE_HZ "rate_hz"
 #define SS_META_PERIOD_NS "period_ns"
 #define SS_META_SNAPSHOT_BYTES "snapshot_bytes"
@@ -60,11 +61,13 @@
 #define SS_META_COMMAND_CODE "command_code" /* missing when a signal ended it */
 #define SS_META_SIGNAL "signal"             /* missing when it exited */
 #define SS_META_TIMED_OUT "timed_out"       /* 1: our own --timeout */
-#define SS_META_ENDED_BY "ended_by"         /* self signal stacksample pytest_timeout
-                                               timeout1 unknown */
-#define SS_META_LIMIT_S "limit_s"           /* the limit that ended it, else the earliest */
-#define SS_META_RU_UTIME_US "ru_utime_us"   /* wait4's rusage: the command and the
-                                               descendants that were waited for */
+#define SS_META_ENDED_BY                                                                 \
+  "ended_by"                      /* self signal stacksample pytest_timeout              \
+                                     timeout1 unknown */
+#define SS_META_LIMIT_S "limit_s" /* the limit that ended it, else the earliest */
+#define SS_META_RU_UTIME_US                                                              \
+  "ru_utime_us" /* wait4's rusage: the command and the                                   \
+                   descendants that were waited for */
 #define SS_META_RU_STIME_US "ru_stime_us"
 #define SS_META_RU_MINFLT "ru_minflt"
 #define SS_META_RU_MAJFLT "ru_majflt"
@@ -75,31 +78,32 @@
 #define SS_META_BLOCKED "blocked"   /* why there is no full profile; the session */
 
 /* ---- what the log said (ss_facts_log) ---------------------------------------------- */
-#define SS_META_LOG_FILE "log_file"             /* "pytest.log" */
-#define SS_META_LOG_OUTCOMES "log_outcomes"     /* [{"id","worker","outcome"}] */
-#define SS_META_LOG_DURATIONS "log_durations"   /* [{"id","phase","s"}] of --durations */
-#define SS_META_LOG_SHORT "log_short"           /* short test summary: [line] */
-#define SS_META_LOG_TRACEBACK "log_traceback"   /* of the first failure: [line] */
-#define SS_META_LOG_TAIL "log_tail"             /* last lines where neither exists */
-#define SS_META_LOG_RESULT "log_result"         /* "1 passed in 843.20s (0:14:03)" */
-#define SS_META_LOG_TIMEOUT "log_timeout"       /* pytest-timeout's line, if it fired */
+#define SS_META_LOG_FILE "log_file"           /* "pytest.log" */
+#define SS_META_LOG_OUTCOMES "log_outcomes"   /* [{"id","worker","outcome"}] */
+#define SS_META_LOG_DURATIONS "log_durations" /* [{"id","phase","s"}] of --durations */
+#define SS_META_LOG_SHORT "log_short"         /* short test summary: [line] */
+#define SS_META_LOG_TRACEBACK "log_traceback" /* of the first failure: [line] */
+#define SS_META_LOG_TAIL "log_tail"           /* last lines where neither exists */
+#define SS_META_LOG_RESULT "log_result"       /* "1 passed in 843.20s (0:14:03)" */
+#define SS_META_LOG_TIMEOUT "log_timeout"     /* pytest-timeout's line, if it fired */
 
-/* ---- quality (the pipeline and the session) ------------------------------------------ */
-#define SS_META_LOST "lost"             /* samples the kernel could not deliver */
-#define SS_META_REJECTED "rejected"     /* records that made no sense */
-#define SS_META_THROTTLED "throttled"   /* PERF_RECORD_THROTTLE seen */
-#define SS_META_MERGED "merged"         /* 1: samples were merged second by second */
+/* ---- quality (the pipeline and the session) ------------------------------------------
+ */
+#define SS_META_LOST "lost"           /* samples the kernel could not deliver */
+#define SS_META_REJECTED "rejected"   /* records that made no sense */
+#define SS_META_THROTTLED "throttled" /* PERF_RECORD_THROTTLE seen */
+#define SS_META_MERGED "merged"       /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */
 #define SS_META_TASK_CLOCK_NS "task_clock_ns" /* on-CPU time as perf counted it */
 #define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */
 #define SS_META_OWN_CPU_NS "own_cpu_ns"
 #define SS_META_OWN_RSS_KB "own_rss_kb"
-#define SS_META_STOPS "stops"           /* threads stopped to be looked at */
+#define SS_META_STOPS "stops" /* threads stopped to be looked at */
 #define SS_META_STOP_TOTAL_NS "stop_total_ns"
 #define SS_META_STOP_MAX_NS "stop_max_ns"
 #define SS_META_AUDIT_CHECKED "audit_checked" /* stacks unwound a second way */
 #define SS_META_AUDIT_DIFFER "audit_differ"
-#define SS_META_NOTES "notes"           /* [{"text","count"}] of struct ss_notes */
+#define SS_META_NOTES "notes"                 /* [{"text","count"}] of struct ss_notes */
 #define SS_META_REJECTED_ROWS "rejected_rows" /* set by ss_profile_open */
 
 #endif

@@ -16,11 +16,11 @@
 #define SS_TIME_LIMITS_MAX 32
 
 enum ss_limit_kind {
-  SS_LIMIT_RUN,     /* ends the whole command: ours, timeout(1) */
-  SS_LIMIT_SESSION, /* pytest-timeout's --session-timeout: between tests only */
-  SS_LIMIT_TEST,    /* pytest-timeout: for each test anew */
+  SS_LIMIT_RUN,      /* ends the whole command: ours, timeout(1) */
+  SS_LIMIT_SESSION,  /* pytest-timeout's --session-timeout: between tests only */
+  SS_LIMIT_TEST,     /* pytest-timeout: for each test anew */
   SS_LIMIT_CPU_TIME, /* RLIMIT_CPU: seconds of CPU, not of the clock */
-  SS_LIMIT_CPUS     /* cgroup cpu.max: `s` is a number of CPUs, not seconds */
+  SS_LIMIT_CPUS      /* cgroup cpu.max: `s` is a number of CPUs, not seconds */
 };
 const char *ss_limit_kind_word(enum ss_limit_kind kind); /* "run", "test", ... */
 
@@ -38,8 +38,8 @@ struct ss_time_limits {
 /* What a command is once its wrappers (time, timeout, env, nice, ...) are taken
  * off. Pointers are into the argv given. */
 struct ss_unwrapped {
-  char *const *argv;     /* the inner command; NULL-terminated, maybe empty */
-  char *const *pytest;   /* pytest's own arguments, or NULL: it is not pytest */
+  char *const *argv;   /* the inner command; NULL-terminated, maybe empty */
+  char *const *pytest; /* pytest's own arguments, or NULL: it is not pytest */
 };
 /* `limits` (may be NULL) receives the timeout(1)s passed by, `settings` (may be
  * NULL) the KEY=value words of env, one pointer each, up to `cap`. */
@@ -47,14 +47,15 @@ void ss_unwrap(char *const *argv, struct ss_unwrapped *out, struct ss_time_limit
                const char **settings, size_t cap, size_t *n_settings);
 /* Does a word of this name run another command given by its arguments? */
 bool ss_is_wrapper(const char *argv0);
+/* What follows the last '/'. */
+const char *ss_base_name(const char *path);
 /* The DURATION of a timeout(1) command line; false where there is none or 0. */
 bool ss_timeout1_parse(char *const *argv, double *seconds);
 
 /* Everything that can be known before the command starts. `own_timeout_ns` 0:
  * none. `environment` is the command's, `cwd_fd` its working folder. */
 void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
-                         char *const *environment, int cwd_fd,
-                         uint64_t own_timeout_ns);
+                         char *const *environment, int cwd_fd, uint64_t own_timeout_ns);
 /* Seconds after the command's start at which the first SS_LIMIT_RUN fires, and
  * which one (NULL: none). */
 const struct ss_time_limit *ss_time_limits_first(const struct ss_time_limits *l,

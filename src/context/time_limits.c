@@ -1,0 +1,202 @@
+/*
+ * Which limits may end the run. Everything is read, nothing is changed: command
+ * lines of our ancestors, the command's own words and environment, rlimits, the
+ * cgroup. Pytest's part is in pytest_limits.c.
+ */
+#include "stacksample/time_limits.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "context_limits.h"
+#include "stacksample/fsafe.h"
+#include "stacksample/proc.h"
+
+#define ANCESTORS_MAX 64
+#define CMDLINE_MAX 65536
+#define SETTINGS_MAX 64
+#define CGROUP_ROOT "/sys/fs/cgroup"
+
+const char *ss_limit_kind_word(enum ss_limit_kind kind)
+{
+  static const char *const words[] = {"run", "session", "test", "cpu_time", "cpus"};
+  return (size_t)kind < sizeof words / sizeof words[0] ? words[kind] : "unknown";
+}
+
+void ss_time_limits_add(struct ss_time_limits *l, enum ss_limit_kind kind, double s,
+                        const char *source)
+{
+  if (l->count >= SS_TIME_LIMITS_MAX)
+    return;
+  struct ss_time_limit *item = &l->items[l->count++];
+  *item = (struct ss_time_limit){.kind = kind, .s = s};
+  snprintf(item->source, sizeof item->source, "%s", source);
+}
+
+/* ---- ancestors ------------------------------------------------------------------ */
+
+static double seconds_since_boot(void)
+{
+  struct timespec ts;
+  clock_gettime(CLOCK_BOOTTIME, &ts);
+  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* argv with NULs between -> pointers into it; at most `cap` - 1 words. */
+static void split_cmdline(struct ss_buf *text, char **argv, size_t cap)
+{
+  size_t n = 0;
+  for (size_t i = 0; i < text->len && n + 1 < cap; i += strlen(text->data + i) + 1)
+    argv[n++] = text->data + i;
+  argv[n] = NULL;
+}
+
+static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_limit *out)
+{
+  struct ss_buf text = {0};
+  char *argv[32];
+  double s = 0;
+  bool found = false;
+
+  if (ss_cmdline_read(pid, CMDLINE_MAX, &text) == SS_ERR_OK && text.len) {
+    split_cmdline(&text, argv, sizeof argv / sizeof argv[0]);
+    found = ss_timeout1_parse(argv, &s);
+  }
+  ss_buf_release(&text);
+  if (!found)
+    return false;
+  double started = (double)st->start_ticks / (double)sysconf(_SC_CLK_TCK);
+  *out = (struct ss_time_limit){.kind = SS_LIMIT_RUN, .s = s};
+  out->elapsed_s = fmax(0, seconds_since_boot() - started);
+  snprintf(out->source, sizeof out->source, "timeout(1), pid %d", (int)pid);
+  return true;
+}
+
+/* Outermost first. */
+static void find_ancestors(struct ss_time_limits *l)
+{
+  struct ss_time_limit found[SS_TIME_LIMITS_MAX / 2];
+  size_t n = 0;
+  pid_t pid = getppid();
+
+  for (int i = 0; i < ANCESTORS_MAX && pid > 1; i++) {
+    struct ss_stat st;
+    if (!ss_stat_read(&st, pid, 0))
+      break;
+    if (n < sizeof found / sizeof found[0] && ancestor_limit(pid, &st, &found[n]))
+      n++;
+    pid = st.ppid;
+  }
+  while (n > 0 && l->count < SS_TIME_LIMITS_MAX)
+    l->items[l->count++] = found[--n];
+}
+
+/* ---- cgroup, rlimit --------------------------------------------------------------- */
+
+/* QUOTA / PERIOD of one cgroup's cpu.max; INFINITY without a quota. */
+static double cpu_quota(const char *folder)
+{
+  struct ss_buf file = {0}, text = {0};
+  double quota, period, cpus = INFINITY;
+
+  ss_buf_addf(&file, "%s/cpu.max", folder);
+  if (ss_file_read_all(AT_FDCWD, ss_buf_str(&file), 256, &text, NULL) == SS_ERR_OK &&
+      sscanf(ss_buf_str(&text), "%lf %lf", &quota, &period) == 2 && period > 0 &&
+      quota > 0)
+    cpus = quota / period;
+  ss_buf_release(&file);
+  ss_buf_release(&text);
+  return cpus;
+}
+
+/* The smallest quota from our cgroup up to the root. */
+static void find_cgroup(struct ss_time_limits *l)
+{
+  struct ss_buf text = {0}, path = {0};
+  double least = INFINITY;
+
+  if (ss_file_read_all(AT_FDCWD, "/proc/self/cgroup", 65536, &text, NULL) == SS_ERR_OK) {
+    const char *line = strstr(ss_buf_str(&text), "0::");
+    ss_buf_adds(&path, CGROUP_ROOT);
+    if (line)
+      ss_buf_add(&path, line + 3, strcspn(line + 3, "\n"));
+  }
+  while (path.len >= strlen(CGROUP_ROOT)) {
+    least = fmin(least, cpu_quota(path.data));
+    path.len = (size_t)(strrchr(path.data, '/') - path.data);
+    path.data[path.len] = '\0';
+  }
+  if (isfinite(least))
+    ss_time_limits_add(l, SS_LIMIT_CPUS, least, "cgroup cpu.max");
+  ss_buf_release(&text);
+  ss_buf_release(&path);
+}
+
+static void find_rlimit(struct ss_time_limits *l)
+{
+  struct rlimit r;
+  if (getrlimit(RLIMIT_CPU, &r) == 0 && r.rlim_cur != RLIM_INFINITY)
+    ss_time_limits_add(l, SS_LIMIT_CPU_TIME, (double)r.rlim_cur,
+                       "RLIMIT_CPU (ulimit -t)");
+}
+
+/* ---- all ----------------------------------------------------------------------------
+ */
+
+void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
+                         char *const *environment, int cwd_fd, uint64_t own_timeout_ns)
+{
+  const char *settings[SETTINGS_MAX];
+  size_t n = 0;
+  struct ss_unwrapped inner = {NULL, NULL};
+
+  out->count = 0;
+  find_ancestors(out);
+  if (own_timeout_ns)
+    ss_time_limits_add(out, SS_LIMIT_RUN, (double)own_timeout_ns / 1e9,
+                       "stacksample --timeout");
+  ss_unwrap(command, &inner, out, settings, SETTINGS_MAX, &n);
+  if (inner.pytest)
+    ss_pytest_limits_find(out, inner.pytest, settings, n, environment, cwd_fd);
+  find_rlimit(out);
+  find_cgroup(out);
+}
+
+const struct ss_time_limit *ss_time_limits_first(const struct ss_time_limits *l,
+                                                 double *at_s)
+{
+  const struct ss_time_limit *first = NULL;
+
+  for (size_t i = 0; i < l->count; i++) {
+    const struct ss_time_limit *item = &l->items[i];
+    double at = fmax(0, item->s - item->elapsed_s);
+    if (item->kind != SS_LIMIT_RUN || (first && at >= *at_s))
+      continue;
+    first = item;
+    *at_s = at;
+  }
+  return first;
+}
+
+bool ss_time_limits_warning(const struct ss_time_limits *l, struct ss_buf *out)
+{
+  /* The list is ordered from outside to inside. */
+  for (size_t i = 0; i < l->count; i++) {
+    const struct ss_time_limit *outer = &l->items[i];
+    for (size_t k = i + 1; k < l->count && outer->kind == SS_LIMIT_RUN; k++) {
+      const struct ss_time_limit *inner = &l->items[k];
+      if (inner->kind > SS_LIMIT_TEST || outer->s - outer->elapsed_s > inner->s)
+        continue;
+      ss_buf_addf(out, "%s (%g s) will end the run before %s (%g s%s) can", outer->source,
+                  outer->s, inner->source, inner->s,
+                  inner->kind == SS_LIMIT_TEST ? " a test" : "");
+      return true;
+    }
+  }
+  return false;
+}
