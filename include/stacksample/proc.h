@@ -27,11 +27,14 @@ bool ss_mem_u64(const struct ss_mem *mem, uint64_t addr, uint64_t *value);
 bool ss_mem_u32(const struct ss_mem *mem, uint64_t addr, uint32_t *value);
 
 /* A live process: process_vm_readv, behind it /proc/PID/mem (kernels without
- * it, seccomp). No ownership of the process; a dead one reads as 0 bytes. */
+ * it, seccomp). No ownership of the process; a dead one reads as 0 bytes. One
+ * thread of ours at a time. */
 struct ss_mem_live {
   struct ss_mem mem; /* first: pass &live.mem */
   pid_t pid;
-  int mem_fd; /* /proc/PID/mem once process_vm_readv was refused, else -1 */
+  pid_t via;    /* the thread read through: pid, or another once it has ended */
+  int mem_fd;   /* /proc/PID/mem once process_vm_readv was refused, else -1 */
+  bool refused; /* both ways are closed */
 };
 void ss_mem_live_init(struct ss_mem_live *live, pid_t pid);
 void ss_mem_live_release(struct ss_mem_live *live);
@@ -53,7 +56,7 @@ void ss_mem_spans_init(struct ss_mem_spans *m, const struct ss_span *spans,
 
 /* What stage 1 reads at a sample without knowing what it is: a list of
  * regions, read by one process_vm_readv in this order (a region that cannot
- * be read ends the list). */
+ * be read ends the list). `pid` may be any thread of the process. */
 struct ss_region {
   uint64_t addr;
   uint32_t len;
@@ -99,13 +102,15 @@ const char *ss_paths_get(const struct ss_paths *paths, uint32_t id); /* "" */
 
 void ss_maps_init(struct ss_maps *maps, struct ss_paths *paths);
 void ss_maps_release(struct ss_maps *maps);
-/* Parses the text of /proc/PID/maps; bad lines are counted in *rejected. */
+/* Replaces the content by the text of /proc/PID/maps; bad lines are counted in
+ * *rejected (may be NULL). " (deleted)" stays part of the path. */
 enum ss_err ss_maps_parse(struct ss_maps *maps, const char *text, size_t len,
                           size_t *rejected);
 /* Replaces the content by /proc/PID/maps, or /proc/PID/task/TID/maps where the
  * leader is a zombie (R07). */
 enum ss_err ss_maps_load(struct ss_maps *maps, pid_t pid, struct ss_diag *diag);
-/* A new mapping replaces what it overlaps (munmap is not reported). */
+/* A new mapping replaces what it overlaps (munmap is not reported); what
+ * remains of an old one on either side stays, its offset advanced. */
 enum ss_err ss_maps_insert(struct ss_maps *maps, const struct ss_map *map);
 enum ss_err ss_maps_copy(struct ss_maps *to, const struct ss_maps *from);
 void ss_maps_clear(struct ss_maps *maps);
@@ -123,6 +128,7 @@ struct ss_stat { /* /proc/PID/stat */
   pid_t pid, ppid, pgrp, session;
   char state;
   char comm[64];
+  uint32_t flags; /* PF_* of the kernel's include/linux/sched.h */
   uint64_t utime_ticks, stime_ticks, start_ticks; /* sysconf(_SC_CLK_TCK) */
   uint64_t minflt, majflt;
   uint32_t threads;
@@ -131,15 +137,22 @@ struct ss_stat { /* /proc/PID/stat */
 bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len);
 /* tid 0: the process itself, else one of its threads. */
 bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid);
-/* Nanoseconds on a CPU and waiting for one; false when gone. */
+/* Ended, though its parent has not collected it; a leader whose other threads
+ * run on has not (R07). */
+bool ss_stat_ended(const struct ss_stat *st);
+/* Nanoseconds on a CPU and waiting for one; false when gone. Both are 0 for
+ * ever on a kernel without CONFIG_SCHED_INFO. */
 bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns);
 /* argv with NULs between; at most `max` bytes. */
 enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out);
-/* Threads of `pid`, listed again until stable or 10 passes. malloc'ed. */
+/* Threads of `pid`, listed again until stable or 10 passes. malloc'ed, sorted;
+ * SS_ERR_GONE where there is none. */
 enum ss_err ss_tasks_list(pid_t pid, pid_t **tids, size_t *count);
-/* `root` and all its descendants at this moment. malloc'ed. */
+/* `root` and all its descendants at this moment, without those that ended; a
+ * parent before its children. malloc'ed; SS_ERR_GONE where none is left. */
 enum ss_err ss_tree_list(pid_t root, pid_t **pids, size_t *count);
-/* (pid, start time): false once the pid is somebody else's (R10). */
+/* (pid, start time): false once the process ended or the pid is somebody
+ * else's (R10). */
 struct ss_identity {
   pid_t pid;
   uint64_t start_ticks;
@@ -147,7 +160,8 @@ struct ss_identity {
 bool ss_identity_get(struct ss_identity *id, pid_t pid);
 bool ss_identity_alive(const struct ss_identity *id);
 /* Why process `pid` may not be read or traced, and the cheapest remedy, as one
- * line ("PID 4121 belongs to user postgres; run as that user or ..."). */
+ * line ("PID 4121 belongs to user postgres; run as that user or ..."). Tries the
+ * real thing; SS_ERR_OK, and `diag` untouched, where nothing stands in the way. */
 enum ss_err ss_access_explain(pid_t pid, struct ss_diag *diag);
 
 #endif

@@ -1,0 +1,32 @@
+/*
+ * The words of a thread's states, as they stand in profile.db and in every
+ * output.
+ */
+#include <string.h>
+
+#include "stacksample/context.h"
+
+static const char *const words[] = {
+#define STATE_WORD(name, word) word,
+    SS_STATES(STATE_WORD)
+#undef STATE_WORD
+};
+
+const char *ss_state_word(enum ss_state state)
+{
+  return (unsigned)state < SS_STATE_COUNT ? words[state] : words[SS_STATE_UNKNOWN];
+}
+
+enum ss_state ss_state_parse(const char *word)
+{
+  for (unsigned i = 0; i < SS_STATE_COUNT; i++) {
+    if (strcmp(words[i], word) == 0)
+      return (enum ss_state)i;
+  }
+  return SS_STATE_COUNT;
+}
+
+bool ss_state_running(enum ss_state state)
+{
+  return state == SS_STATE_USER || state == SS_STATE_KERNEL || state == SS_STATE_SPIN;
+}

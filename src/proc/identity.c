@@ -1,0 +1,197 @@
+/*
+ * Who a process is: parsers of /proc/PID/{stat,schedstat,cmdline}, and the pair
+ * (pid, start time) that tells a process from a later one with its number.
+ *
+ * The name in stat is free text, up to 63 bytes that may hold ") R 1 (" or a
+ * newline; it ends at the last ')', because only numbers follow it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "stacksample/cursor.h"
+#include "stacksample/fsafe.h"
+#include "stacksample/proc.h"
+#include "stacksample/sys.h"
+
+/* A decimal number and the separator behind it (which tells it from one that
+ * was cut off); a leading '-' gives the two's complement. */
+static uint64_t read_decimal(struct ss_cursor *c)
+{
+  uint64_t value = 0;
+  bool negative = c->left > 0 && *c->cur == '-';
+  size_t digits = 0;
+  if (negative)
+    ss_skip(c, 1);
+  for (;; digits++) {
+    unsigned char byte = ss_read_u8(c);
+    if (byte < '0' || byte > '9') {
+      c->failed |= digits == 0 || (byte != ' ' && byte != '\n');
+      return negative ? 0 - value : value;
+    }
+    unsigned digit = (unsigned)(byte - '0');
+    if (value > (UINT64_MAX - digit) / 10)
+      c->failed = true;
+    if (c->failed)
+      return 0;
+    value = value * 10 + digit;
+  }
+}
+
+/* The fields behind the name, in proc_pid_stat(5)'s order from field 4 on. */
+enum stat_field {
+  F_PPID,
+  F_PGRP,
+  F_SESSION,
+  F_TTY,
+  F_TPGID,
+  F_FLAGS,
+  F_MINFLT,
+  F_CMINFLT,
+  F_MAJFLT,
+  F_CMAJFLT,
+  F_UTIME,
+  F_STIME,
+  F_CUTIME,
+  F_CSTIME,
+  F_PRIORITY,
+  F_NICE,
+  F_THREADS,
+  F_ITREAL,
+  F_START,
+  F_COUNT
+};
+
+static bool parse_head(struct ss_stat *st, struct ss_cursor *c, const char *text,
+                       size_t len)
+{
+  uint64_t pid = read_decimal(c);
+  size_t open_at = ss_cursor_offset(c);
+  const char *close = memrchr(text, ')', len);
+  if (c->failed || pid > INT32_MAX || open_at >= len || text[open_at] != '(' || !close ||
+      (size_t)(close - text) <= open_at)
+    return false;
+  size_t comm_len = (size_t)(close - text) - open_at - 1;
+  if (comm_len >= sizeof st->comm)
+    return false;
+  st->pid = (pid_t)pid;
+  memcpy(st->comm, text + open_at + 1, comm_len);
+  ss_skip(c, comm_len + 2);
+  if (ss_read_u8(c) != ' ')
+    return false;
+  st->state = (char)ss_read_u8(c);
+  if (ss_read_u8(c) != ' ')
+    return false;
+  return (st->state >= 'A' && st->state <= 'Z') || (st->state >= 'a' && st->state <= 'z');
+}
+
+bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len)
+{
+  struct ss_cursor c = ss_cursor_init(text, len);
+  uint64_t f[F_COUNT];
+  memset(st, 0, sizeof *st);
+  if (!parse_head(st, &c, text, len))
+    return false;
+  for (int i = 0; i < F_COUNT; i++)
+    f[i] = read_decimal(&c);
+  if (c.failed || f[F_PPID] > INT32_MAX || f[F_THREADS] > INT32_MAX)
+    return false;
+  st->ppid = (pid_t)f[F_PPID];
+  st->pgrp = (pid_t)f[F_PGRP];
+  st->session = (pid_t)f[F_SESSION];
+  st->flags = (uint32_t)f[F_FLAGS];
+  st->minflt = f[F_MINFLT];
+  st->majflt = f[F_MAJFLT];
+  st->utime_ticks = f[F_UTIME];
+  st->stime_ticks = f[F_STIME];
+  st->threads = (uint32_t)f[F_THREADS];
+  st->start_ticks = f[F_START];
+  return true;
+}
+
+/* /proc/PID/NAME, or the thread's where `tid` is not 0; bytes read, 0 on error
+ * (errno then says why). */
+static size_t read_small(pid_t pid, pid_t tid, const char *name, char *buf, size_t cap)
+{
+  char path[96];
+  if (tid == 0)
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
+  else
+    snprintf(path, sizeof path, "/proc/%d/task/%d/%s", (int)pid, (int)tid, name);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return 0;
+  ssize_t n = ss_read_some(fd, buf, cap);
+  ss_close(&fd);
+  return n > 0 ? (size_t)n : 0;
+}
+
+bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid)
+{
+  char text[2048]; /* 52 numbers of at most 20 digits and the name */
+  size_t len = read_small(pid, tid, "stat", text, sizeof text);
+  return ss_stat_parse(st, text, len);
+}
+
+bool ss_stat_ended(const struct ss_stat *st)
+{
+  return st->state == 'X' || (st->state == 'Z' && st->threads <= 1);
+}
+
+bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns)
+{
+  char text[128];
+  size_t len = read_small(pid, tid, "schedstat", text, sizeof text);
+  struct ss_cursor c = ss_cursor_init(text, len);
+  uint64_t cpu = read_decimal(&c), wait = read_decimal(&c);
+  if (c.failed)
+    return false;
+  *cpu_ns = cpu;
+  *wait_ns = wait;
+  return true;
+}
+
+enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out)
+{
+  char path[64], part[4096];
+  size_t left = max;
+  ssize_t n = 0;
+  ss_buf_clear(out);
+  snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return ss_fail_errno(NULL, "%s", path);
+  while (left > 0 &&
+         (n = ss_read_some(fd, part, left < sizeof part ? left : sizeof part)) > 0) {
+    ss_buf_add(out, part, (size_t)n);
+    left -= (size_t)n;
+  }
+  ss_close(&fd);
+  if (n < 0)
+    return ss_fail_errno(NULL, "%s", path);
+  if (out->failed)
+    return SS_ERR_NOMEM;
+  if (out->len > 0 && out->data[out->len - 1] == '\0')
+    out->len--;
+  return SS_ERR_OK;
+}
+
+/* ---- identity --------------------------------------------------------------- */
+
+bool ss_identity_get(struct ss_identity *id, pid_t pid)
+{
+  struct ss_stat st;
+  if (!ss_stat_read(&st, pid, 0))
+    return false;
+  *id = (struct ss_identity){.pid = pid, .start_ticks = st.start_ticks};
+  return true;
+}
+
+bool ss_identity_alive(const struct ss_identity *id)
+{
+  struct ss_stat st;
+  return ss_stat_read(&st, id->pid, 0) && st.start_ticks == id->start_ticks &&
+         !ss_stat_ended(&st);
+}

@@ -1,0 +1,375 @@
+/* Reading another process: partial reads, spans, plans, and what happens where
+ * process_vm_readv is refused. */
+#include "unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "stacksample/proc.h"
+#include "stacksample/sys.h"
+
+enum { PAGE = 4096 };
+
+static uint64_t addr_of(const void *p)
+{
+  return (uint64_t)(uintptr_t)p;
+}
+
+/* `pages` pages, each byte its page's number + 1. */
+static unsigned char *make_pages(size_t pages)
+{
+  unsigned char *p = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  assert_true(p != MAP_FAILED);
+  for (size_t i = 0; i < pages; i++)
+    memset(p + i * PAGE, (int)i + 1, PAGE);
+  return p;
+}
+
+/* Reads every interesting range around a hole at page 2 of 4. */
+static void check_hole(struct ss_mem_live *live, const unsigned char *p)
+{
+  static unsigned char buf[4 * PAGE];
+  static const struct {
+    size_t off, len, got;
+  } rows[] = {
+      {0, 4 * PAGE, 2 * PAGE}, {0, 2 * PAGE, 2 * PAGE}, {100, 3 * PAGE, 2 * PAGE - 100},
+      {2 * PAGE - 1, 2, 1},    {2 * PAGE, 8, 0},        {2 * PAGE + 5, 2 * PAGE - 5, 0},
+      {3 * PAGE, PAGE, PAGE},  {3 * PAGE - 1, 2, 0},    {4 * PAGE - 8, 8, 8},
+      {PAGE - 4, 8, 8},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    size_t got = ss_mem_read(&live->mem, addr_of(p) + rows[i].off, buf, rows[i].len);
+    assert_int_equal(got, rows[i].got);
+    for (size_t b = 0; b < got; b++)
+      assert_int_equal(buf[b], (rows[i].off + b) / PAGE + 1);
+  }
+}
+
+static void test_partial_reads(void **state)
+{
+  (void)state;
+  unsigned char *p = make_pages(4);
+  struct ss_mem_live live;
+  ss_mem_live_init(&live, getpid());
+  assert_int_equal(munmap(p + 2 * PAGE, PAGE), 0);
+  check_hole(&live, p);
+  assert_int_equal(live.mem_fd, -1);
+  ss_mem_live_release(&live);
+  munmap(p, 4 * PAGE);
+}
+
+static void test_guard_page(void **state)
+{
+  (void)state;
+  unsigned char *p = make_pages(4);
+  struct ss_mem_live live;
+  ss_mem_live_init(&live, getpid());
+  assert_int_equal(mprotect(p + 2 * PAGE, PAGE, PROT_NONE), 0);
+  check_hole(&live, p);
+  ss_mem_live_release(&live);
+  munmap(p, 4 * PAGE);
+}
+
+/* More pages than one call has iovecs. */
+static void test_long_read_to_a_hole(void **state)
+{
+  (void)state;
+  enum { PAGES = 300 };
+  unsigned char *p = make_pages(PAGES);
+  unsigned char *buf = calloc(PAGES, PAGE);
+  struct ss_mem_live live;
+  ss_mem_live_init(&live, getpid());
+  assert_int_equal(munmap(p + 250 * PAGE, PAGE), 0);
+  assert_int_equal(ss_mem_read(&live.mem, addr_of(p) + 10, buf, 299 * PAGE),
+                   250 * PAGE - 10);
+  assert_memory_equal(buf, p + 10, 250 * PAGE - 10);
+  ss_mem_live_release(&live);
+  free(buf);
+  munmap(p, PAGES * PAGE);
+}
+
+static void test_wild_addresses(void **state)
+{
+  (void)state;
+  struct ss_mem_live live;
+  uint64_t value;
+  ss_mem_live_init(&live, getpid());
+  assert_false(ss_mem_u64(&live.mem, 0, &value));
+  assert_false(ss_mem_u64(&live.mem, UINT64_MAX, &value));
+  assert_false(ss_mem_u64(&live.mem, UINT64_MAX - 3, &value));
+  assert_false(ss_mem_u64(&live.mem, 0x8000000000000000u, &value));
+  assert_false(ss_mem_u64(&live.mem, 0xffffffff81000000u, &value));
+  ss_mem_live_release(&live);
+}
+
+static void test_dead_process(void **state)
+{
+  (void)state;
+  struct ss_mem_live live;
+  uint64_t value = 5;
+  pid_t pid = fork();
+  if (pid == 0)
+    _exit(0);
+  ss_mem_live_init(&live, pid);
+  assert_int_equal(waitpid(pid, NULL, 0), pid);
+  assert_false(ss_mem_u64(&live.mem, addr_of(&value), &value));
+  ss_mem_live_release(&live);
+}
+
+/* ---- refused ---------------------------------------------------------------- */
+
+static bool deny_vm_readv(int error)
+{
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog prog = {sizeof code / sizeof code[0], code};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) == 0;
+}
+
+/* The whole of check_hole by /proc/PID/mem, in a child under the filter. */
+static void check_refused(int error)
+{
+  unsigned char *p = make_pages(4);
+  assert_int_equal(munmap(p + 2 * PAGE, PAGE), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    struct ss_mem_live live;
+    uint64_t value;
+    ss_mem_live_init(&live, getpid());
+    if (!deny_vm_readv(error))
+      _exit(3);
+    check_hole(&live, p);
+    bool ok = live.mem_fd >= 0 && !ss_mem_u64(&live.mem, UINT64_MAX - 20, &value);
+    ss_mem_live_release(&live);
+    _exit(ok ? 0 : 4);
+  }
+  int status = -1;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
+  munmap(p, 4 * PAGE);
+}
+
+static void test_seccomp(void **state)
+{
+  (void)state;
+  check_refused(EPERM);
+  check_refused(ENOSYS);
+}
+
+/* The descriptor of /proc/PID/mem belongs to the old image after an exec. */
+static void test_file_follows_exec(void **state)
+{
+  (void)state;
+  int ready[2], go[2];
+  char byte = 0;
+  assert_int_equal(pipe(ready), 0);
+  assert_int_equal(pipe(go), 0);
+  pid_t pid = fork();
+  if (pid == 0) {
+    dup2(ready[1], 1);
+    dup2(go[0], 0);
+    if (write(1, "a", 1) != 1 || read(0, &byte, 1) != 1)
+      _exit(1);
+    execl("/bin/cat", "cat", (char *)NULL);
+    _exit(1);
+  }
+  struct ss_mem_live live;
+  ss_mem_live_init(&live, pid);
+  assert_int_equal(read(ready[0], &byte, 1), 1);
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
+  live.mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+  assert_true(ss_mem_get(&live.mem, addr_of(path), path, sizeof path));
+  assert_int_equal(write(go[1], "xb", 2), 2);
+  assert_int_equal(read(ready[0], &byte, 1), 1); /* cat runs */
+  struct ss_paths *paths = ss_paths_new();
+  struct ss_maps maps;
+  uint32_t magic = 0;
+  ss_maps_init(&maps, paths);
+  assert_int_equal(ss_maps_load(&maps, pid, NULL), SS_ERR_OK);
+  assert_true(ss_mem_u32(&live.mem, maps.items[0].start, &magic));
+  assert_int_equal(magic, 0x464c457f);
+  ss_maps_release(&maps);
+  ss_paths_free(paths);
+  ss_mem_live_release(&live);
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+  close(ready[0]), close(ready[1]), close(go[0]), close(go[1]);
+}
+
+/* ---- a leader that ended ------------------------------------------------------ */
+
+static void *stay(void *arg)
+{
+  (void)arg;
+  for (;;)
+    pause();
+  return NULL;
+}
+
+/* Until the leader is a zombie whose other thread runs on. */
+static bool wait_zombie_leader(pid_t pid)
+{
+  uint64_t deadline = ss_now_ns() + 20000000000u;
+  struct ss_stat st;
+  while (ss_now_ns() < deadline) {
+    if (ss_stat_read(&st, pid, 0) && st.state == 'Z')
+      return !ss_stat_ended(&st);
+    usleep(1000);
+  }
+  return false;
+}
+
+static void test_zombie_leader(void **state)
+{
+  (void)state;
+  static const uint64_t secret = 0x1122334455667788u;
+  pid_t pid = fork();
+  if (pid == 0) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, stay, NULL) != 0)
+      _exit(1);
+    syscall(SYS_exit, 0);
+  }
+  assert_true(wait_zombie_leader(pid));
+  struct ss_mem_live live;
+  struct ss_maps maps;
+  struct ss_paths *paths = ss_paths_new();
+  uint64_t value = 0;
+  ss_mem_live_init(&live, pid);
+  ss_maps_init(&maps, paths);
+  assert_true(ss_mem_u64(&live.mem, addr_of(&secret), &value));
+  assert_int_equal(value, secret);
+  assert_int_not_equal(live.via, pid);
+  assert_int_equal(ss_maps_load(&maps, pid, NULL), SS_ERR_OK);
+  assert_non_null(ss_maps_find(&maps, addr_of(&secret)));
+  ss_maps_release(&maps);
+  ss_paths_free(paths);
+  ss_mem_live_release(&live);
+  kill(pid, SIGKILL);
+  assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* ---- spans and plans ------------------------------------------------------------ */
+
+struct fake {
+  struct ss_mem mem;
+  uint64_t end;
+  size_t reads;
+};
+
+/* Memory from 0 to `end` whose bytes are 0xee. */
+static size_t fake_read(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len)
+{
+  struct fake *f = (struct fake *)(uintptr_t)mem;
+  f->reads++;
+  if (addr >= f->end)
+    return 0;
+  size_t n = f->end - addr < len ? (size_t)(f->end - addr) : len;
+  memset(buf, 0xee, n);
+  return n;
+}
+
+static void test_spans(void **state)
+{
+  (void)state;
+  static const unsigned char one[] = "abcdef", two[] = "XYZ", top[] = "tp";
+  struct ss_span spans[] = {
+      {0x1000, 6, one}, {0x1008, 3, two}, {UINT64_MAX - 1, 2, top}, {0x1006, 0, one}};
+  struct fake behind = {{fake_read}, 0x1010, 0};
+  struct ss_mem_spans m;
+  char buf[32];
+
+  ss_mem_spans_init(&m, spans, 4, NULL);
+  assert_int_equal(ss_mem_read(&m.mem, 0x1000, buf, 20), 6);
+  assert_memory_equal(buf, "abcdef", 6);
+  assert_int_equal(ss_mem_read(&m.mem, 0x1004, buf, 2), 2);
+  assert_memory_equal(buf, "ef", 2);
+  assert_int_equal(ss_mem_read(&m.mem, 0xfff, buf, 4), 0);
+  assert_int_equal(ss_mem_read(&m.mem, UINT64_MAX - 1, buf, 20), 2);
+  assert_memory_equal(buf, "tp", 2);
+
+  ss_mem_spans_init(&m, spans, 4, &behind.mem);
+  assert_int_equal(ss_mem_read(&m.mem, 0xffe, buf, 32), 0x12);
+  assert_memory_equal(buf,
+                      "\xee\xee"
+                      "abcdef"
+                      "\xee\xee"
+                      "XYZ"
+                      "\xee\xee\xee\xee\xee",
+                      0x12);
+  behind.reads = 0;
+  assert_true(ss_mem_get(&m.mem, 0x1001, buf, 5));
+  assert_int_equal(behind.reads, 0);
+}
+
+static void test_plan(void **state)
+{
+  (void)state;
+  unsigned char *p = make_pages(4);
+  unsigned char buf[64];
+  struct ss_span spans[16];
+  struct ss_read_plan plan = {3,
+                              {{addr_of(p), 8}, {addr_of(p) + PAGE, 4}, {addr_of(p), 2}}};
+  size_t got = ss_read_plan_run(&plan, getpid(), buf, sizeof buf);
+  assert_int_equal(got, 14);
+  assert_int_equal(ss_read_plan_spans(&plan, buf, got, spans, 16), 3);
+  assert_int_equal(spans[1].addr, addr_of(p) + PAGE);
+  assert_int_equal(spans[1].len, 4);
+  assert_ptr_equal(spans[1].bytes, buf + 8);
+  assert_int_equal(spans[1].bytes[0], 2);
+
+  /* The second region runs into a hole: it ends there, the third is not read. */
+  assert_int_equal(munmap(p + 2 * PAGE, PAGE), 0);
+  plan.regions[1] = (struct ss_region){addr_of(p) + 2 * PAGE - 3, 20};
+  got = ss_read_plan_run(&plan, getpid(), buf, sizeof buf);
+  assert_int_equal(got, 11);
+  assert_int_equal(ss_read_plan_spans(&plan, buf, got, spans, 16), 2);
+  assert_int_equal(spans[1].len, 3);
+
+  /* A small buffer cuts; a hostile count does not overrun. */
+  plan.regions[1] = (struct ss_region){addr_of(p) + PAGE, 4};
+  assert_int_equal(ss_read_plan_run(&plan, getpid(), buf, 9), 9);
+  assert_int_equal(ss_read_plan_spans(&plan, buf, 9, spans, 1), 1);
+  plan.count = 0;
+  assert_int_equal(ss_read_plan_run(&plan, getpid(), buf, sizeof buf), 0);
+  munmap(p, 4 * PAGE);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_partial_reads),
+      cmocka_unit_test(test_guard_page),
+      cmocka_unit_test(test_long_read_to_a_hole),
+      cmocka_unit_test(test_wild_addresses),
+      cmocka_unit_test(test_dead_process),
+      cmocka_unit_test(test_seccomp),
+      cmocka_unit_test(test_file_follows_exec),
+      cmocka_unit_test(test_zombie_leader),
+      cmocka_unit_test(test_spans),
+      cmocka_unit_test(test_plan),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
