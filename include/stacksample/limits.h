@@ -46,7 +46,7 @@
 #define SS_DEBUGDATA_MAX (256u << 20) /* bytes of decompressed debug data */
 
 /* Output. */
-#define SS_TRACE_BYTES_MAX (100u << 20) /* profiler.json by default */
+#define SS_TRACE_BYTES_MAX 100000000u   /* profiler.json by default */
 #define SS_TRACE_DEPTH_MAX 400          /* Perfetto drops slices below 512 */
 #define SS_DB_BYTES_MAX (2ull << 30)    /* profile.db; then seconds merge */
 #define SS_RESERVE_BYTES (1u << 20)     /* kept back for a full disk */

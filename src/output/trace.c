@@ -188,7 +188,7 @@ static enum ss_err run_pass(struct trace *t, enum pass pass, struct budget *budg
  * ------------------------------------------------------------------------------- */
 
 /* Drops the deepest level of one kind until what stays fits. */
-static unsigned cut_kind(struct trace_costs *costs, int kind, uint64_t *bytes,
+static unsigned cut_kind(struct trace_costs *costs, unsigned kind, uint64_t *bytes,
                          uint64_t limit, struct budget *budget)
 {
   unsigned depth = NO_CUT;
@@ -205,7 +205,7 @@ static unsigned cut_kind(struct trace_costs *costs, int kind, uint64_t *bytes,
 static void make_cut(struct budget *budget, struct trace_costs *costs)
 {
   uint64_t bytes = 0;
-  for (int kind = 0; kind < 2; kind++) {
+  for (unsigned kind = 0; kind < TRACE_KINDS; kind++) {
     for (unsigned d = 0; d <= SS_TRACE_DEPTH_MAX; d++) {
       bytes += costs->bytes[kind][d];
       budget->slices += costs->slices[kind][d];
@@ -219,8 +219,9 @@ static void make_cut(struct budget *budget, struct trace_costs *costs)
   if (budget->with_samples) {
     limit -= budget->samples;
   }
-  budget->cut.native = cut_kind(costs, 1, &bytes, limit, budget);
-  budget->cut.any = cut_kind(costs, 0, &bytes, limit, budget);
+  for (unsigned kind = TRACE_KINDS; kind-- > 0;) {
+    budget->cut.depth[kind] = cut_kind(costs, kind, &bytes, limit, budget);
+  }
   budget->slices -= budget->dropped;
 }
 
@@ -266,7 +267,7 @@ static void write_facts(struct trace *t, const struct budget *b, const char *ind
                     "%s\"sampling_clock\": \"CPU time of each thread; waits are "
                     "accounted\",\n",
                     indent);
-  ss_outfile_printf(t->out, "%s\"samples\": %llu,\n", indent,
+  ss_outfile_printf(t->out, "%s\"samples_taken\": %llu,\n", indent,
                     (unsigned long long)count_samples(p));
   ss_outfile_printf(t->out, "%s\"samples_lost\": %llu,\n", indent,
                     (unsigned long long)ss_profile_meta_u64(p, SS_META_LOST, 0));
@@ -278,17 +279,22 @@ static void write_facts(struct trace *t, const struct budget *b, const char *ind
 
 static void write_rules(struct trace *t, const struct budget *b)
 {
+  static const char *const kinds[] = {"Python", "waits", "native"};
   ss_outfile_printf(t->out,
                     "  \"merging\": \"neighbouring samples share the slices of their "
                     "common callers; a slice is no call and has no call count\",\n"
                     "  \"gaps\": \"more than one period without a sample is a hole\"");
   if (b->dropped > 0) {
     ss_outfile_printf(
-        t->out,
-        ",\n  \"dropped\": \"%llu slices left out to stay within %llu bytes: native ones "
-        "from depth %u on, all from depth %u on\"",
-        (unsigned long long)b->dropped, (unsigned long long)b->limit, b->cut.native,
-        b->cut.any);
+        t->out, ",\n  \"dropped\": \"%llu slices left out to stay within %llu bytes:",
+        (unsigned long long)b->dropped, (unsigned long long)b->limit);
+    for (unsigned kind = TRACE_KINDS; kind-- > 0;) {
+      if (b->cut.depth[kind] != NO_CUT) {
+        ss_outfile_printf(t->out, " %s from depth %u on;", kinds[kind],
+                          b->cut.depth[kind]);
+      }
+    }
+    ss_outfile_printf(t->out, "\"");
   }
   if (b->samples > 0 && !b->with_samples) {
     ss_outfile_printf(t->out,

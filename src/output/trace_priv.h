@@ -54,12 +54,14 @@ size_t trace_digits(uint64_t number);
 
 /* ---- slices ------------------------------------------------------------------- */
 
+/* What goes first where a trace would be too big, last kind first. */
+enum trace_kind { TRACE_OTHER, TRACE_WAITS, TRACE_NATIVE, TRACE_KINDS };
 struct trace_cut { /* slices at these depths and below are left out */
-  unsigned native, any;
+  unsigned depth[TRACE_KINDS];
 };
-struct trace_costs { /* bytes and slices by depth, native ones apart */
-  uint64_t bytes[2][SS_TRACE_DEPTH_MAX + 1];
-  uint64_t slices[2][SS_TRACE_DEPTH_MAX + 1];
+struct trace_costs { /* bytes and slices by kind and depth */
+  uint64_t bytes[TRACE_KINDS][SS_TRACE_DEPTH_MAX + 1];
+  uint64_t slices[TRACE_KINDS][SS_TRACE_DEPTH_MAX + 1];
 };
 /* Adds what the slices of `thread` would cost. `end_us`: end of what is on that
  * track already. */

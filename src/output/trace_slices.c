@@ -31,11 +31,24 @@ struct slices {
   size_t count, cap;
 };
 
-static bool is_native(const struct slices *s, uint32_t text)
+static enum trace_kind kind_of(const struct slices *s, uint32_t text)
 {
   const struct ss_text *t = &s->trace->texts.texts[text];
-  return t->kind == SS_TEXT_NATIVE || t->kind == SS_TEXT_KERNEL ||
-         t->kind == SS_TEXT_MARK || (t->kind == SS_TEXT_OPERATOR && t->op != SS_ID_NONE);
+  switch ((enum ss_text_kind)t->kind) {
+  case SS_TEXT_NATIVE:
+  case SS_TEXT_KERNEL:
+  case SS_TEXT_MARK:
+    return TRACE_NATIVE;
+  case SS_TEXT_OPERATOR: /* the operator itself stays, its function may go */
+    return t->op != SS_ID_NONE ? TRACE_NATIVE : TRACE_OTHER;
+  case SS_TEXT_WAIT:
+    return TRACE_WAITS;
+  case SS_TEXT_ROOT:
+  case SS_TEXT_PYTHON:
+  case SS_TEXT_PYLIB:
+    break;
+  }
+  return TRACE_OTHER;
 }
 
 static size_t event_size(const struct slices *s, uint32_t text, uint64_t ts, uint64_t dur)
@@ -52,9 +65,9 @@ static void close_slice(struct slices *s, unsigned depth, uint64_t end_us)
   uint32_t text = s->trace->tree.nodes[s->open[depth]].text;
   uint64_t dur = end_us - s->since[depth];
   if (s->costs != NULL) {
-    int native = is_native(s, text);
-    s->costs->bytes[native][depth] += event_size(s, text, s->since[depth], dur);
-    s->costs->slices[native][depth]++;
+    enum trace_kind kind = kind_of(s, text);
+    s->costs->bytes[kind][depth] += event_size(s, text, s->since[depth], dur);
+    s->costs->slices[kind][depth]++;
   } else if (s->record[depth] != SS_ID_NONE) {
     s->records[s->record[depth]].dur = dur;
   }
@@ -70,7 +83,7 @@ static void close_down_to(struct slices *s, unsigned depth, uint64_t end_us)
 
 static uint32_t new_record(struct slices *s, unsigned depth, uint32_t text, uint64_t ts)
 {
-  bool keep = depth < s->cut->any && (!is_native(s, text) || depth < s->cut->native);
+  bool keep = depth < s->cut->depth[kind_of(s, text)];
   if (!keep || s->count >= SS_ID_NONE ||
       !ss_grow(&s->records, &s->cap, s->count + 1, sizeof *s->records)) {
     s->trace->failed = s->trace->failed || keep;
