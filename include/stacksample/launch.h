@@ -1,14 +1,30 @@
 /*
  * Starting the user's command as if we were not there: handshake, channels,
- * signals, job control, wait status. Spec section 1, "Evidence only".
+ * signals, job control, wait status.
  *
- *   ss_launch_prepare   before anything is allocated: forks the witness and the
- *                       child, which waits at the handshake with everything
- *                       (mask, dispositions, limits) as we found it
+ *   ss_launch_prepare   before anything is allocated: forks the child, which
+ *                       waits at the handshake with everything (mask,
+ *                       dispositions, limits, timers) as we found it, and the
+ *                       witness
  *   (the engine opens its events on ss_launch_pid)
  *   ss_launch_release   lets it exec; an exec error comes back here
  *   ss_launch_next      waits for the next event: the main thread's loop
  *   ss_launch_finish    drains the channels, reaps
+ *
+ * The witness is a small process in our group, child of ours and never of the
+ * command. It blocks every signal and says which ones the whole group got: those
+ * the command has already, so they are not forwarded. It also carries the
+ * command's output from the channels to the real descriptors and into the log,
+ * and goes on doing so when we are killed: `kill -9` of stacksample costs the
+ * command neither a byte nor a SIGPIPE. Left alone, it ends when the channels do.
+ *
+ * Job control: whenever the command is stopped, by the terminal or by a SIGSTOP
+ * aimed at it alone, we stop with the same signal, so that the shell sees its job
+ * stopped as it would have. The witness watches the command meanwhile and
+ * continues us when somebody else continued (or killed) it. A SIGSTOP aimed at us
+ * alone cannot be seen and stops only us.
+ *
+ * All calls are for the main thread, but for ss_launch_wake and the output lock.
  */
 #ifndef STACKSAMPLE_LAUNCH_H
 #define STACKSAMPLE_LAUNCH_H
@@ -24,62 +40,76 @@
 struct ss_launch;
 
 struct ss_launch_config {
-  char *const *argv; /* NULL-terminated, as the user gave it */
+  char *const *argv; /* NULL-terminated, as the user gave it; borrowed */
   bool no_log;       /* pass fd 1 and 2 through untouched */
 };
 
 /* Must be the first thing `run` does. Blocks all signals in this thread (and
- * so in all threads made later) and takes them by signalfd. */
+ * so in all threads made later) and takes them by signalfd. Of the descriptors
+ * we were started with only stderr stays open here: the others are the command's
+ * alone, so that their other ends see it close them (0 and 1 become /dev/null).
+ * Disarms our interval timers: the command has them. */
 enum ss_err ss_launch_prepare(struct ss_launch **launch,
                               const struct ss_launch_config *config,
                               struct ss_diag *diag);
 pid_t ss_launch_pid(const struct ss_launch *l);
+/* The witness, whose CPU time is a cost of ours. */
+pid_t ss_launch_witness_pid(const struct ss_launch *l);
 /* CLOCK_MONOTONIC of the exec. */
 uint64_t ss_launch_start_ns(const struct ss_launch *l);
-/* Starts the channel threads (log_fd -1: keep no log; errors of writing it
- * are noted and never reach the command) and lets the child exec. Returns 0,
- * or the errno of the exec (ENOENT, EACCES, ...). */
+/* Lets the child exec. log_fd stays the caller's (-1: keep no log; errors of
+ * writing it are noted by finish and never reach the command); open it with
+ * O_APPEND. Returns 0, or the errno of the exec (ENOENT, EACCES, ...): then
+ * go on with finish or abandon. A child that a signal ended before its exec
+ * counts as started; the next event is EXITED. */
 int ss_launch_release(struct ss_launch *l, int log_fd, struct ss_notes *notes);
 /* Ends the child at the handshake, without exec (output folder unusable). */
 void ss_launch_abandon(struct ss_launch *l);
+/* For other children of ours, between fork and exec: mask and dispositions as
+ * we were started with. Async-signal-safe. */
+void ss_launch_restore_signals(const struct ss_launch *l);
 
 enum ss_launch_what {
-  SS_LAUNCH_TIMEOUT,   /* nothing happened in timeout_ms */
-  SS_LAUNCH_EXITED,    /* the child is a zombie now, not yet reaped: /proc/PID
-                          can still be read; reap by ss_launch_finish */
-  SS_LAUNCH_STOPPED,   /* stopped by job control; we stopped too and go on */
+  SS_LAUNCH_TIMEOUT, /* nothing happened in timeout_ms */
+  SS_LAUNCH_EXITED,  /* the child is a zombie now, not yet reaped: /proc/PID
+                        can still be read; reap by ss_launch_finish */
+  SS_LAUNCH_STOPPED, /* was stopped by job control; we stopped too and go on */
   SS_LAUNCH_CONTINUED,
-  SS_LAUNCH_SIGNAL,    /* a signal reached us; forwarded where it was due */
-  SS_LAUNCH_WAKE       /* ss_launch_wake was called */
+  SS_LAUNCH_SIGNAL, /* a signal reached us; forwarded where it was due */
+  SS_LAUNCH_WAKE    /* ss_launch_wake was called */
 };
 struct ss_launch_event {
   enum ss_launch_what what;
-  int signo;      /* SIGNAL */
-  bool forwarded; /* SIGNAL: it was for us alone and went on to the child */
+  int signo;           /* SIGNAL, STOPPED */
+  bool forwarded;      /* SIGNAL: it was for us alone and went on to the child */
   unsigned interrupts; /* SIGINT/SIGTERM/SIGHUP seen so far */
 };
-/* timeout_ms < 0: no limit. Also keeps a pty's size (SIGWINCH). */
+/* timeout_ms < 0: no limit. EXITED comes once; later calls still take signals
+ * (a second Ctrl-C), which then have nobody to go on to. */
 void ss_launch_next(struct ss_launch *l, int timeout_ms, struct ss_launch_event *event);
 void ss_launch_wake(struct ss_launch *l); /* from any thread */
-/* Called by the status line's owner before it writes to our terminal, and
- * after; output of the command waits meanwhile. Milliseconds since the command
- * last wrote something. */
-void ss_launch_output_lock(struct ss_launch *l);
+/* Around writing to a terminal that shows the command's output too; the output
+ * waits meanwhile. False (and nothing locked) when the terminal takes nothing at
+ * the moment (Ctrl-S): then draw nothing. */
+bool ss_launch_output_lock(struct ss_launch *l);
 void ss_launch_output_unlock(struct ss_launch *l);
+/* Milliseconds since the command last wrote something, or since the exec. */
 uint64_t ss_launch_quiet_ms(const struct ss_launch *l);
 
 /* How it ended. */
 struct ss_exit {
-  int code;          /* 0..255; -1 when a signal ended it */
-  int signal;        /* 0 when it exited */
+  int code;   /* 0..255; -1 when a signal ended it */
+  int signal; /* 0 when it exited */
   bool core;
-  struct rusage ru;  /* of wait4: the command and its waited-for descendants */
-  uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC */
+  struct rusage ru;          /* of wait4: the command and its waited-for descendants */
+  uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC; start 0: never released */
 };
-/* Reaps, drains what is in the channels (a grandchild may hold them open),
- * restores nothing: the caller's signal handling goes on until release. */
+/* Reaps and drains what is in the channels, though a grandchild may hold them
+ * open: on return the log is complete. */
 void ss_launch_finish(struct ss_launch *l, struct ss_exit *out);
-/* After finish or abandon: ends the witness, frees. */
+/* After finish or abandon, as the last thing. Waits until the reader of our
+ * output has taken all of it, as the command would have (a SIGINT, SIGTERM or
+ * SIGHUP ends that wait); ends the witness. */
 void ss_launch_free(struct ss_launch *l);
 
 #endif
