@@ -72,6 +72,7 @@ void ss_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int ss_main(int argc, char **argv);
 
 int ss_cmd_run(int argc, char **argv);
+int ss_cmd_attach(int argc, char **argv);
 int ss_cmd_report(int argc, char **argv);
 
 #endif

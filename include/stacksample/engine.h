@@ -160,7 +160,8 @@ struct ss_pipeline_config {
   struct ss_perf *perf;
   struct ss_store *store;
   struct ss_notes *notes;
-  pid_t root;          /* first process */
+  pid_t root;    /* first process */
+  bool attached; /* it lives already, with its threads and children */
   bool no_python, no_native, no_children, cpu_only;
 };
 /* What is happening now, for the status line and the deadline rules. */

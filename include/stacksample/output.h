@@ -98,6 +98,8 @@ void ss_bundle_absent(struct ss_bundle *b, const char *name, const char *why);
 /* manifest.json over all files present: sizes and SHA-256. `p` NULL: what the
  * profile would say is left out. May be called again; replaces the file. */
 enum ss_err ss_bundle_manifest(struct ss_bundle *b, struct ss_profile *p, struct ss_diag *diag);
+/* Removes a folder that holds nothing worth keeping, and frees. */
+void ss_bundle_discard(struct ss_bundle *b);
 void ss_bundle_free(struct ss_bundle *b); /* also gives the reserve back */
 
 /* ---- facts: small files about the run, written from what the kernel says -------- */

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "stacksample/cli.h"
 
@@ -11,6 +12,8 @@
 void ss_say_err(enum ss_err err, const struct ss_diag *diag);
 /* Is `word` what somebody types who means `known`? */
 bool ss_alike(const char *word, const char *known);
+/* A positive process id and nothing else. */
+bool ss_pid_parse(const char *text, pid_t *pid);
 void ss_print_version(FILE *to);
 
 #endif

@@ -23,42 +23,13 @@ struct run_options {
   char *const *command;
 };
 
-static const char *const engines[] = {"auto", "perf", "ptrace", NULL};
-static const char *const env_modes[] = {"full", "redacted", "none", NULL};
-
 static int parse(struct run_options *o, int argc, char **argv)
 {
   const struct ss_option options[] = {
-      {"output", 'o', SS_OPT_STRING, &o->session.output, "DIR",
-       "parent folder of the bundle (stacksample-out)", 0, 0, NULL, NULL},
-      {"stamp", 0, SS_OPT_STRING, &o->session.stamp, "NAME",
-       "the bundle's name (UTC YYYYMMDDTHHMMSSZ)", 0, 0, NULL, NULL},
-      {"rate", 'r', SS_OPT_UINT, &o->session.rate_hz, "HZ",
-       "samples a second of each thread's CPU time (100)", 1, SS_RATE_MAX_HZ, NULL, NULL},
-      {"engine", 0, SS_OPT_CHOICE, &o->session.engine, "NAME",
-       "auto, perf or ptrace (auto)", 0, 0, engines, NULL},
-      {"cpu-only", 0, SS_OPT_FLAG, &o->session.cpu_only, NULL,
-       "no stacks of waiting threads", 0, 0, NULL, NULL},
-      {"no-python", 0, SS_OPT_FLAG, &o->session.no_python, NULL,
-       "leave Python frames out", 0, 0, NULL, NULL},
-      {"no-native", 0, SS_OPT_FLAG, &o->session.no_native, NULL,
-       "leave native frames out", 0, 0, NULL, NULL},
-      {"no-children", 0, SS_OPT_FLAG, &o->session.no_children, NULL,
-       "sample only the first process", 0, 0, NULL, NULL},
-      {"format", 0, SS_OPT_STRING, &o->session.format, "LIST",
-       "folded,trace,flamegraph (default); also speedscope, pprof, all, none", 0, 0, NULL,
-       NULL},
-      {"trace-slices-only", 0, SS_OPT_FLAG, &o->session.trace_slices_only, NULL,
-       "leave the raw samples out of profiler.json", 0, 0, NULL, NULL},
-      {"env", 0, SS_OPT_CHOICE, &o->session.env, "MODE",
-       "what env.txt holds: full, redacted or none (redacted)", 0, 0, env_modes, NULL},
+      SS_SESSION_OPTION_ROWS(&o->session),
       {"no-log", 0, SS_OPT_FLAG, &o->no_log, NULL, "do not keep the output", 0, 0, NULL,
        NULL},
-      {"quiet", 'q', SS_OPT_FLAG, &o->session.quiet, NULL, "no messages but errors", 0, 0,
-       NULL, NULL},
-      {"no-progress", 0, SS_OPT_FLAG, &o->session.no_progress, NULL, "no status line", 0,
-       0, NULL, NULL},
-      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL},
+      SS_OPTIONS_END,
   };
   const struct ss_usage usage = {
       .command = "run",

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "stacksample/escape.h"
+#include "stacksample/hash.h"
 #include "stacksample/limits.h"
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
@@ -18,6 +19,9 @@
 #include "cli_priv.h"
 
 static const char profile_name[] = "profile.db";
+
+const char *const ss_engine_names[] = {"auto", "perf", "ptrace", NULL};
+const char *const ss_env_names[] = {"full", "redacted", "none", NULL};
 
 void ss_session_defaults(struct ss_session_options *o)
 {
@@ -122,7 +126,7 @@ static void raise_own_limits(void)
   }
 }
 
-static enum ss_err open_engine(struct ss_session *s, pid_t pid, bool enable_on_exec,
+static enum ss_err open_events(struct ss_session *s, pid_t pid, bool enable_on_exec,
                                struct ss_diag *diag)
 {
   struct ss_perf_config config = {
@@ -133,26 +137,30 @@ static enum ss_err open_engine(struct ss_session *s, pid_t pid, bool enable_on_e
       .enable_on_exec = enable_on_exec,
       .notes = s->notes,
   };
-  enum ss_err err = ss_perf_open(&s->perf, &config, pid, diag);
+
+  return ss_perf_open(&s->perf, &config, pid, diag);
+}
+
+static enum ss_err start_stages(struct ss_session *s, pid_t pid, bool attached,
+                                struct ss_diag *diag)
+{
+  struct ss_pipeline_config config = {
+      .store = s->store,
+      .notes = s->notes,
+      .perf = s->perf,
+      .root = pid,
+      .attached = attached,
+      .no_python = s->options->no_python,
+      .no_native = s->options->no_native,
+      .no_children = s->options->no_children,
+      .cpu_only = s->options->cpu_only,
+  };
+  enum ss_err err = ss_capture_start(&s->capture, s->perf, s->notes, diag);
 
   if (err != SS_ERR_OK)
     return err;
-  err = ss_capture_start(&s->capture, s->perf, s->notes, diag);
-  if (err != SS_ERR_OK)
-    return err;
-  return ss_pipeline_start(&s->pipeline,
-                           &(struct ss_pipeline_config){
-                               .capture = s->capture,
-                               .perf = s->perf,
-                               .store = s->store,
-                               .notes = s->notes,
-                               .root = pid,
-                               .no_python = s->options->no_python,
-                               .no_native = s->options->no_native,
-                               .no_children = s->options->no_children,
-                               .cpu_only = s->options->cpu_only,
-                           },
-                           diag);
+  config.capture = s->capture;
+  return ss_pipeline_start(&s->pipeline, &config, diag);
 }
 
 static void close_engine(struct ss_session *s)
@@ -192,10 +200,75 @@ void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec)
   raise_own_limits();
   if (s->options->engine == SS_ENGINE_PTRACE)
     ss_fail(&s->blocked, SS_ERR_UNSUPPORTED, "this build has no ptrace engine");
-  else if (open_engine(s, pid, enable_on_exec, &s->blocked) == SS_ERR_OK)
+  else if (open_events(s, pid, enable_on_exec, &s->blocked) == SS_ERR_OK &&
+           start_stages(s, pid, false, &s->blocked) == SS_ERR_OK)
     s->blocked = (struct ss_diag){0};
   else
     close_engine(s);
+  store_engine(s);
+}
+
+static bool add_tasks(struct ss_session *s, struct ss_idmap *seen, pid_t pid)
+{
+  pid_t *tids = NULL;
+  size_t count = 0;
+  bool news = false;
+  struct ss_diag diag = {0};
+
+  if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
+    return false;
+  for (size_t i = 0; i < count; i++) {
+    if (ss_idmap_get(seen, (uint64_t)tids[i]))
+      continue;
+    news = true;
+    (void)ss_idmap_put(seen, (uint64_t)tids[i], 1);
+    if (ss_perf_add(s->perf, tids[i], &diag) != SS_ERR_OK && diag.err != SS_ERR_GONE)
+      ss_note(s->notes, "thread %d of process %d is not sampled: %s", (int)tids[i],
+              (int)pid, diag.text);
+  }
+  free(tids);
+  return news;
+}
+
+/* Threads and children appear while we open: list again until nothing is new.
+ * What a listed task creates after its event exists inherits it. */
+static void add_tree(struct ss_session *s, pid_t root)
+{
+  struct ss_idmap seen = {0};
+  bool news = true;
+
+  (void)ss_idmap_put(&seen, (uint64_t)root, 1);
+  for (int pass = 0; pass < 10 && news; pass++) {
+    pid_t *pids = NULL;
+    size_t n_pids = 0;
+    news = false;
+    if (s->options->no_children || ss_tree_list(root, &pids, &n_pids) != SS_ERR_OK)
+      n_pids = 0;
+    for (size_t i = 0; i < (n_pids ? n_pids : 1); i++)
+      news |= add_tasks(s, &seen, n_pids ? pids[i] : root);
+    free(pids);
+  }
+  ss_idmap_release(&seen);
+}
+
+void ss_session_attach(struct ss_session *s, pid_t root)
+{
+  raise_own_limits();
+  if (s->options->engine == SS_ENGINE_PTRACE) {
+    ss_fail(&s->blocked, SS_ERR_UNSUPPORTED, "this build has no ptrace engine");
+    return;
+  }
+  if (open_events(s, root, false, &s->blocked) != SS_ERR_OK) {
+    close_engine(s);
+    return;
+  }
+  add_tree(s, root);
+  if (start_stages(s, root, true, &s->blocked) == SS_ERR_OK) {
+    s->blocked = (struct ss_diag){0};
+    ss_perf_enable(s->perf, true);
+  } else {
+    close_engine(s);
+  }
   store_engine(s);
 }
 
@@ -315,6 +388,14 @@ enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag)
   err = ss_bundle_manifest(s->bundle, profile, diag);
   ss_profile_close(profile);
   return err;
+}
+
+void ss_session_discard(struct ss_session *s)
+{
+  (void)ss_store_close(s->store, NULL);
+  s->store = NULL;
+  ss_bundle_discard(s->bundle);
+  s->bundle = NULL;
 }
 
 void ss_session_free(struct ss_session *s)

@@ -28,6 +28,90 @@ struct ss_session_options {
   char *const *argv; /* ours, whole */
 };
 void ss_session_defaults(struct ss_session_options *o);
+/* Their rows of an option table; `o` points to the struct. */
+#define SS_SESSION_OPTION_ROWS(o)                                                         \
+  {"output",                                                                              \
+   'o',                                                                                   \
+   SS_OPT_STRING,                                                                         \
+   &(o)->output,                                                                          \
+   "DIR",                                                                                 \
+   "parent folder of the bundle (stacksample-out)",                                       \
+   0,                                                                                     \
+   0,                                                                                     \
+   NULL,                                                                                  \
+   NULL},                                                                                 \
+      {"stamp",     0,      SS_OPT_STRING,                                                \
+       &(o)->stamp, "NAME", "the bundle's name (UTC YYYYMMDDTHHMMSSZ)",                   \
+       0,           0,      NULL,                                                         \
+       NULL},                                                                             \
+      {"rate",      'r',                                                                  \
+       SS_OPT_UINT, &(o)->rate_hz,                                                        \
+       "HZ",        "samples a second of each thread's CPU time (100)",                   \
+       1,           SS_RATE_MAX_HZ,                                                       \
+       NULL,        NULL},                                                                \
+      {"engine", 0, SS_OPT_CHOICE,   &(o)->engine, "NAME", "auto, perf or ptrace (auto)", \
+       0,        0, ss_engine_names, NULL},                                               \
+      {"cpu-only",  0,                                                                    \
+       SS_OPT_FLAG, &(o)->cpu_only,                                                       \
+       NULL,        "no stacks of waiting threads",                                       \
+       0,           0,                                                                    \
+       NULL,        NULL},                                                                \
+      {"no-python", 0,                                                                    \
+       SS_OPT_FLAG, &(o)->no_python,                                                      \
+       NULL,        "leave Python frames out",                                            \
+       0,           0,                                                                    \
+       NULL,        NULL},                                                                \
+      {"no-native", 0,                                                                    \
+       SS_OPT_FLAG, &(o)->no_native,                                                      \
+       NULL,        "leave native frames out",                                            \
+       0,           0,                                                                    \
+       NULL,        NULL},                                                                \
+      {"no-children",                                                                     \
+       0,                                                                                 \
+       SS_OPT_FLAG,                                                                       \
+       &(o)->no_children,                                                                 \
+       NULL,                                                                              \
+       "sample only the first process",                                                   \
+       0,                                                                                 \
+       0,                                                                                 \
+       NULL,                                                                              \
+       NULL},                                                                             \
+      {"format",                                                                          \
+       0,                                                                                 \
+       SS_OPT_STRING,                                                                     \
+       &(o)->format,                                                                      \
+       "LIST",                                                                            \
+       "folded,trace,flamegraph (default); also speedscope, pprof, all, none",            \
+       0,                                                                                 \
+       0,                                                                                 \
+       NULL,                                                                              \
+       NULL},                                                                             \
+      {"trace-slices-only",                                                               \
+       0,                                                                                 \
+       SS_OPT_FLAG,                                                                       \
+       &(o)->trace_slices_only,                                                           \
+       NULL,                                                                              \
+       "leave the raw samples out of profiler.json",                                      \
+       0,                                                                                 \
+       0,                                                                                 \
+       NULL,                                                                              \
+       NULL},                                                                             \
+      {"env",     0,      SS_OPT_CHOICE,                                                  \
+       &(o)->env, "MODE", "what env.txt holds: full, redacted or none (redacted)",        \
+       0,         0,      ss_env_names,                                                   \
+       NULL},                                                                             \
+      {"quiet", 'q', SS_OPT_FLAG, &(o)->quiet, NULL, "no messages but errors",            \
+       0,       0,   NULL,        NULL},                                                  \
+  {                                                                                       \
+    "no-progress", 0, SS_OPT_FLAG, &(o)->no_progress, NULL, "no status line", 0, 0,       \
+        NULL, NULL                                                                        \
+  }
+#define SS_OPTIONS_END                                                                   \
+  {                                                                                      \
+    NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL                             \
+  }
+extern const char *const ss_engine_names[]; /* in the order of ss_engine_choice */
+extern const char *const ss_env_names[];    /* in the order of ss_env_mode */
 /* Is every word of --format a known one? Says the line and returns false. */
 bool ss_session_check(const struct ss_session_options *o, const char *command);
 
@@ -50,6 +134,8 @@ enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_option
 /* Opens events on `pid` and starts both stages. A refusal is no error: it is
  * kept in s->blocked, and the command runs all the same. */
 void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec);
+/* The same for a live tree: every thread of `root` and its descendants. */
+void ss_session_attach(struct ss_session *s, pid_t root);
 /* The first line on stderr: engine, rate, what limits the evidence, where. */
 void ss_session_announce(const struct ss_session *s);
 /* The command's start, on both clocks. */
@@ -59,6 +145,8 @@ void ss_session_stop(struct ss_session *s, uint64_t end_ns);
 enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag);
 /* The manifest again, after something was added to the bundle. */
 enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag);
+/* Takes the bundle away again: nothing was sampled. */
+void ss_session_discard(struct ss_session *s);
 void ss_session_free(struct ss_session *s);
 
 /* Writes the outputs named by `format` (NULL: the default ones) from the

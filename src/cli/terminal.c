@@ -98,6 +98,13 @@ static double complete_pct(const struct ss_profile *p)
   return all ? 100.0 * (double)complete / (double)all : 0;
 }
 
+static const char *process_label(const struct ss_profile *p)
+{
+  return p->n_processes > 0 && p->processes[0].label != SS_ID_NONE
+             ? ss_profile_str(p, p->processes[0].label)
+             : "the command";
+}
+
 static uint64_t sample_count(const struct ss_profile *p)
 {
   uint64_t all = 0;
@@ -108,23 +115,35 @@ static uint64_t sample_count(const struct ss_profile *p)
   return all;
 }
 
+static void say_ending(const struct ss_exit *end, int status, const struct ss_profile *p)
+{
+  uint64_t start_ns = ss_profile_meta_u64(p, SS_META_START_NS, 0);
+  uint64_t end_ns = ss_profile_meta_u64(p, SS_META_END_NS, start_ns);
+  unsigned long long samples = sample_count(p);
+  unsigned long long lost = ss_profile_meta_u64(p, SS_META_LOST, 0);
+  char took[48];
+
+  clock_text(took, sizeof(took), (double)(end_ns - start_ns) / 1e9);
+  if (end)
+    ss_say("%s ended with %d after %s; %llu samples, %llu lost, %.1f %% complete",
+           process_label(p), status, took, samples, lost, complete_pct(p));
+  else
+    ss_say("detached after %s; %llu samples, %llu lost, %.1f %% complete", took, samples,
+           lost, complete_pct(p));
+}
+
 void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
                       int status)
 {
   const char *path = ss_bundle_path(bundle);
   struct ss_profile *p = NULL;
   struct ss_diag diag = {0};
-  char took[48];
 
-  clock_text(took, sizeof(took), (double)(end->end_ns - end->start_ns) / 1e9);
   if (ss_profile_open(&p, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK) {
-    ss_say("the command ended with %d after %s; profile.db cannot be read: %s", status,
-           took, diag.text);
+    ss_say("profile.db in %s cannot be read: %s", path, diag.text);
     return;
   }
-  ss_say("the command ended with %d after %s; %llu samples, %llu lost, %.1f %% complete",
-         status, took, (unsigned long long)sample_count(p),
-         (unsigned long long)ss_profile_meta_u64(p, SS_META_LOST, 0), complete_pct(p));
-  ss_say("%s (summary.md, profiler.json, stacks.folded)", path);
+  say_ending(end, status, p);
+  ss_say("%s (summary.md, flamegraph.html, profiler.json)", path);
   ss_profile_close(p);
 }

@@ -154,6 +154,8 @@ static void *pipeline_main(void *arg)
   struct ss_pipeline *p = arg;
 
   pthread_setname_np(pthread_self(), "ss-pipeline");
+  if (p->config.attached)
+    ss_tracked_seed(p, p->config.root, ss_now_ns());
   while (!atomic_load(&p->stop)) {
     uint64_t now_ns;
     ss_capture_wait(p->config.capture, WAIT_MS);

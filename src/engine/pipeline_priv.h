@@ -107,6 +107,8 @@ struct ss_pipeline {
 struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns);
 struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
                                     uint64_t time_ns, bool on_cpu);
+/* Makes a living tree known: its threads are born now. */
+void ss_tracked_seed(struct ss_pipeline *p, pid_t root, uint64_t time_ns);
 void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_comm(struct ss_pipeline *p, const struct ss_record *rec);

@@ -211,6 +211,34 @@ struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
   return t;
 }
 
+static void seed_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
+{
+  pid_t *tids = NULL;
+  size_t count = 0;
+  struct ss_stat st;
+
+  if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
+    return;
+  for (size_t i = 0; i < count; i++)
+    (void)ss_tracked_thread(p, pid, tids[i], time_ns,
+                            ss_stat_read(&st, pid, tids[i]) && st.state == 'R');
+  free(tids);
+}
+
+void ss_tracked_seed(struct ss_pipeline *p, pid_t root, uint64_t time_ns)
+{
+  pid_t *pids = NULL;
+  size_t count = 0;
+
+  seed_process(p, root, time_ns);
+  if (p->config.no_children || ss_tree_list(root, &pids, &count) != SS_ERR_OK)
+    return;
+  for (size_t i = 0; i < count; i++)
+    if (pids[i] != root)
+      seed_process(p, pids[i], time_ns);
+  free(pids);
+}
+
 void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
 {
   struct ss_process *parent, *child;
