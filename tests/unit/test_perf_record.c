@@ -6,122 +6,7 @@
 #include <string.h>
 
 #include "../../src/engine/engine_priv.h"
-
-/* ---- building records ------------------------------------------------------------- */
-
-struct bytes {
-  unsigned char data[4096];
-  size_t len;
-};
-
-static void put(struct bytes *b, const void *from, size_t len)
-{
-  assert_true(b->len + len <= sizeof b->data);
-  memcpy(b->data + b->len, from, len);
-  b->len += len;
-}
-
-static void put64(struct bytes *b, uint64_t v)
-{
-  put(b, &v, sizeof v);
-}
-
-static void put32(struct bytes *b, uint32_t v)
-{
-  put(b, &v, sizeof v);
-}
-
-static void begin(struct bytes *b, uint32_t type, uint16_t misc)
-{
-  struct perf_event_header h = {type, misc, 0};
-  b->len = 0;
-  put(b, &h, sizeof h);
-}
-
-static void end(struct bytes *b)
-{
-  uint16_t size = (uint16_t)b->len;
-  memcpy(b->data + 6, &size, sizeof size);
-}
-
-static void trailer(struct bytes *b, uint32_t pid, uint32_t tid, uint64_t time)
-{
-  put32(b, pid);
-  put32(b, tid);
-  put64(b, time);
-  put32(b, 3); /* cpu */
-  put32(b, 0);
-  put64(b, 77); /* identifier */
-  end(b);
-}
-
-static void text(struct bytes *b, const char *s)
-{
-  size_t len = strlen(s) + 1;
-  put(b, s, len);
-  while (b->len % 8 != 0) {
-    put(b, "", 1);
-  }
-}
-
-enum { STACK_ROOM = 256 };
-
-static void sample(struct bytes *b, uint64_t abi, uint64_t valid)
-{
-  begin(b, PERF_RECORD_SAMPLE, PERF_RECORD_MISC_KERNEL);
-  put64(b, 77);
-  put64(b, 0xffffffff81000010);
-  put32(b, 10);
-  put32(b, 11);
-  put64(b, 5000);
-  put32(b, 1);
-  put32(b, 0);
-  put64(b, 4); /* chain */
-  put64(b, (uint64_t)PERF_CONTEXT_KERNEL);
-  put64(b, 0xffffffff81000010);
-  put64(b, 0xffffffff81000020);
-  put64(b, (uint64_t)PERF_CONTEXT_USER);
-  put64(b, abi);
-  for (uint64_t i = 0; abi && i < SS_REG_COUNT; i++) {
-    put64(b, 100 + i);
-  }
-  put64(b, STACK_ROOM);
-  for (int i = 0; i < STACK_ROOM; i++) {
-    unsigned char c = (unsigned char)i;
-    put(b, &c, 1);
-  }
-  put64(b, valid);
-  end(b);
-}
-
-static void mmap2(struct bytes *b, uint64_t start, uint64_t len)
-{
-  begin(b, PERF_RECORD_MMAP2, PERF_RECORD_MISC_USER);
-  put32(b, 10);
-  put32(b, 11);
-  put64(b, start);
-  put64(b, len);
-  put64(b, 0x2000);
-  put32(b, 8);
-  put32(b, 1);
-  put64(b, 4711);
-  put64(b, 0);
-  put32(b, 5); /* r-x */
-  put32(b, 2);
-  text(b, "/usr/lib/libx.so");
-  trailer(b, 10, 11, 6000);
-}
-
-static void task(struct bytes *b, uint32_t type)
-{
-  begin(b, type, 0);
-  put32(b, 20);
-  put32(b, 10);
-  put32(b, 21);
-  put32(b, 11);
-  put64(b, 6000);
-  trailer(b, 10, 11, 6001);
-}
+#include "perf_records.h"
 
 /* ---- tests --------------------------------------------------------------------------
  */
@@ -129,7 +14,7 @@ static void task(struct bytes *b, uint32_t type)
 static void test_sample(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   sample(&b, PERF_SAMPLE_REGS_ABI_64, 100);
   assert_true(ss_record_decode(b.data, b.len, &r));
@@ -153,7 +38,7 @@ static void test_sample(void **state)
 static void test_sample_without_registers_or_with_32_bit_ones(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   sample(&b, PERF_SAMPLE_REGS_ABI_NONE, 0);
   assert_true(ss_record_decode(b.data, b.len, &r));
@@ -167,7 +52,7 @@ static void test_sample_without_registers_or_with_32_bit_ones(void **state)
 static void test_stack_never_exceeds_its_room(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   sample(&b, PERF_SAMPLE_REGS_ABI_64, STACK_ROOM + 1000);
   assert_true(ss_record_decode(b.data, b.len, &r));
@@ -179,7 +64,7 @@ static void test_compact_keeps_what_is_valid(void **state)
   (void)state;
   static const uint64_t valid[] = {0, 1, 8, 100, STACK_ROOM - 8, STACK_ROOM, 9999};
   for (size_t i = 0; i < sizeof valid / sizeof valid[0]; i++) {
-    struct bytes b;
+    struct perf_bytes b;
     struct ss_record whole, kept;
     struct ss_record_peek peek;
     sample(&b, PERF_SAMPLE_REGS_ABI_64, valid[i]);
@@ -204,7 +89,7 @@ static void test_compact_keeps_what_is_valid(void **state)
 static void test_mmap(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   mmap2(&b, 0x400000, 0x1000);
   assert_true(ss_record_decode(b.data, b.len, &r));
@@ -223,7 +108,7 @@ static void test_mmap(void **state)
 static void test_mmap_that_wraps_is_refused(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   mmap2(&b, UINT64_MAX - 10, 0x1000);
   assert_false(ss_record_decode(b.data, b.len, &r));
@@ -234,10 +119,10 @@ static void test_mmap_that_wraps_is_refused(void **state)
 static void test_task_records(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   struct ss_record_peek peek;
-  task(&b, PERF_RECORD_FORK);
+  task_at(&b, PERF_RECORD_FORK, 6001);
   assert_true(ss_record_decode(b.data, b.len, &r));
   assert_int_equal(r.type, SS_REC_FORK);
   assert_int_equal(r.pid, 20);
@@ -247,7 +132,7 @@ static void test_task_records(void **state)
   assert_int_equal(r.time_ns, 6001);
   assert_true(ss_record_peek(b.data, b.len, &peek));
   assert_int_equal(peek.rank, SS_RANK_FORK);
-  task(&b, PERF_RECORD_EXIT);
+  task_at(&b, PERF_RECORD_EXIT, 6001);
   assert_true(ss_record_decode(b.data, b.len, &r));
   assert_int_equal(r.type, SS_REC_EXIT);
   assert_true(ss_record_peek(b.data, b.len, &peek));
@@ -257,7 +142,7 @@ static void test_task_records(void **state)
 static void test_comm(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   begin(&b, PERF_RECORD_COMM, PERF_RECORD_MISC_COMM_EXEC);
   put32(&b, 10);
@@ -282,7 +167,7 @@ static void test_switch(void **state)
       {PERF_RECORD_MISC_SWITCH_OUT | PERF_RECORD_MISC_SWITCH_OUT_PREEMPT, true, true},
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-    struct bytes b;
+    struct perf_bytes b;
     struct ss_record r;
     begin(&b, PERF_RECORD_SWITCH, rows[i].misc);
     trailer(&b, 10, 11, 8000);
@@ -315,7 +200,7 @@ static void test_lost(void **state)
 static void test_unknown_kinds_are_refused(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   begin(&b, 9999, 0);
   trailer(&b, 1, 1, 1);
@@ -327,7 +212,7 @@ static void test_unknown_kinds_are_refused(void **state)
 
 /* Each prefix as a record of its own length (the header says so) and as a cut one;
  * in memory of exactly that size, so that a sanitizer sees every over-read. */
-static void every_prefix(const struct bytes *b)
+static void every_prefix(const struct perf_bytes *b)
 {
   for (size_t len = 0; len < b->len; len++) {
     for (int honest = 0; honest < 2; honest++) {
@@ -357,12 +242,12 @@ static void every_prefix(const struct bytes *b)
 static void test_truncated(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   sample(&b, PERF_SAMPLE_REGS_ABI_64, 100);
   every_prefix(&b);
   mmap2(&b, 0x400000, 0x1000);
   every_prefix(&b);
-  task(&b, PERF_RECORD_FORK);
+  task_at(&b, PERF_RECORD_FORK, 6001);
   every_prefix(&b);
   begin(&b, PERF_RECORD_COMM, 0);
   put64(&b, 0);
@@ -376,7 +261,7 @@ static void test_truncated(void **state)
 static void test_chain_length_is_bounded(void **state)
 {
   (void)state;
-  struct bytes b;
+  struct perf_bytes b;
   struct ss_record r;
   sample(&b, PERF_SAMPLE_REGS_ABI_64, 100);
   static const uint64_t lengths[] = {5000, UINT64_MAX, UINT64_MAX / 8 + 1};
