@@ -1,0 +1,426 @@
+/*
+ * Lays the activations of a walk over the native frames of a sample, by address:
+ * a native frame whose [sp, cfa) holds an activation's anchor *is* that
+ * activation, and its Python frames replace it. CFA - anchor is a constant of
+ * each evaluation function's build: learned, and checked at every sample.
+ *
+ * What does not fit is left native and makes the merge unverified; frames are
+ * never counted off against each other.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "python_priv.h"
+#include "stacksample/sys.h"
+
+enum { UNASSIGNED = 0 };
+
+struct merge {
+  struct ss_py *py;
+  struct ss_py_thread *thread;
+  struct ss_py_view view;
+  const struct ss_frame *native;
+  size_t native_count;
+  uint64_t tstate; /* the thread state walked last, and its bytes */
+  unsigned char tstate_bytes[SS_PY_MAX_tstate];
+  uint32_t assigned[SS_FRAMES_MAX]; /* native frame -> segment + 1 */
+  const char *why;
+};
+
+static void doubt(struct merge *m, const char *why)
+{
+  if (!m->why)
+    m->why = why;
+}
+
+/* ---- evaluation functions of this build ----------------------------------- */
+
+static struct ss_py_eval *eval_of(struct ss_py *py, const struct ss_frame *f)
+{
+  for (unsigned i = 0; i < py->eval_count; i++)
+    if (py->evals[i].module == f->module && py->evals[i].function == f->function)
+      return &py->evals[i];
+  return NULL;
+}
+
+static bool is_eval(struct ss_py *py, const struct ss_frame *f)
+{
+  const struct ss_py_eval *e = f->cfa != 0 ? eval_of(py, f) : NULL;
+  return e && e->hits >= SS_PY_EVAL_SURE;
+}
+
+/* Compares an anchor's place with what was learned; false: it does not agree. */
+static bool eval_check(struct ss_py *py, const struct ss_frame *f, uint64_t anchor)
+{
+  const uint64_t delta = f->cfa - anchor;
+  struct ss_py_eval *e = eval_of(py, f);
+  if (!e && py->eval_count < SS_PY_EVALS_MAX) {
+    e = &py->evals[py->eval_count++];
+    *e = (struct ss_py_eval){f->module, f->function, delta, 0};
+  }
+  if (!e)
+    return false;
+  if (e->delta == delta) {
+    e->hits += e->hits < UINT32_MAX;
+    return true;
+  }
+  if (e->hits < SS_PY_EVAL_SURE)
+    *e = (struct ss_py_eval){f->module, f->function, delta, 0};
+  return false;
+}
+
+static bool any_eval(struct ss_py *py, const struct ss_frame *native, size_t count)
+{
+  for (size_t i = 0; i < count; i++)
+    if (is_eval(py, &native[i]))
+      return true;
+  return false;
+}
+
+/* ---- walking -------------------------------------------------------------- */
+
+static void walk_thread(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  for (unsigned i = 0; i < m->thread->count; i++) {
+    if (!ss_py_tstate_read(py, m->view.mem, m->thread->tstate[i], m->thread->ns_tid,
+                           m->tstate_bytes)) {
+      m->thread->count = 0; /* gone: list again */
+      return;
+    }
+    m->tstate = m->thread->tstate[i];
+    ss_py_walk(py, &m->view, m->tstate, m->tstate_bytes);
+  }
+}
+
+/* Finds the thread's state(s) and walks them; once more with a fresh list where
+ * the native stack proves that there is more than we saw. */
+static bool find_frames(struct merge *m, pid_t tid)
+{
+  struct ss_py *py = m->py;
+  const bool sure = any_eval(py, m->native, m->native_count);
+  for (int tries = 0; tries < 2; tries++) {
+    m->thread = ss_py_thread_get(py, tid, sure || tries > 0);
+    if (!m->thread || m->thread->count == 0)
+      return false;
+    m->view.plan = m->thread->plan.count ? &m->thread->plan : NULL;
+    py->segment_count = py->step_count = 0;
+    walk_thread(m);
+    if (m->thread->count > 0 && (py->segment_count > 0 || !sure))
+      return true;
+    m->thread->count = 0;
+  }
+  return false;
+}
+
+/* ---- assigning ------------------------------------------------------------ */
+
+static size_t native_holding(const struct merge *m, uint64_t addr, size_t from)
+{
+  for (size_t i = from; i < m->native_count; i++)
+    if (m->native[i].sp <= addr && addr < m->native[i].cfa)
+      return i;
+  for (size_t i = 0; i < from && i < m->native_count; i++)
+    if (m->native[i].sp <= addr && addr < m->native[i].cfa)
+      return i;
+  return m->native_count;
+}
+
+static void assign(struct merge *m, size_t first_segment)
+{
+  size_t from = 0;
+  for (size_t i = first_segment; i < m->py->segment_count; i++) {
+    const struct ss_py_segment *s = &m->py->segments[i];
+    if (!s->closed)
+      continue;
+    const size_t at = native_holding(m, s->anchor, from);
+    if (at == m->native_count)
+      continue;
+    if (m->assigned[at] != UNASSIGNED) {
+      doubt(m, "two activations in one native frame");
+      continue;
+    }
+    if (!eval_check(m->py, &m->native[at], s->anchor))
+      doubt(m, "an anchor is not where this build keeps it");
+    m->assigned[at] = (uint32_t)i + 1;
+    from = at + 1;
+  }
+}
+
+/* The chain broke: goes on behind the first evaluation frame that has nothing
+ * yet, by its anchor in the snapshot. */
+static void recover(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (m->assigned[i] != UNASSIGNED || !is_eval(py, &m->native[i]))
+      continue;
+    const size_t before = py->segment_count;
+    const uint64_t anchor = m->native[i].cfa - eval_of(py, &m->native[i])->delta;
+    if (ss_py_walk_behind(py, &m->view, m->tstate, m->tstate_bytes, anchor)) {
+      assign(m, before);
+      return;
+    }
+  }
+}
+
+static bool chain_broke(const struct ss_py *py)
+{
+  for (size_t i = 0; i < py->segment_count; i++)
+    if (!py->segments[i].closed)
+      return true;
+  return false;
+}
+
+/* ---- verifying ------------------------------------------------------------ */
+
+/* Frames that were read after the sample are good while the activation still
+ * stands as it did: its anchor unchanged in live memory. */
+static bool still_there(struct merge *m, const struct ss_py_segment *s)
+{
+  const struct ss_py_layout *l = &m->py->layout;
+  const uint32_t len =
+      l->boundary == SS_PY_BOUNDARY_FLAG ? l->cframe_need : l->frame_need;
+  unsigned char then[SS_PY_MAX_frame], now[SS_PY_MAX_frame];
+  return m->view.stack && ss_mem_get(m->view.stack, s->anchor, then, len) &&
+         ss_mem_get(m->py->space->live, s->anchor, now, len) &&
+         memcmp(then, now, len) == 0;
+}
+
+/* The innermost activation moves without touching its anchor (3.12 on): its
+ * current frame must read the same twice. */
+static bool leaf_stands(struct merge *m, const struct ss_py_segment *s)
+{
+  struct ss_py *py = m->py;
+  const struct ss_py_layout *l = &py->layout;
+  unsigned char then[SS_PY_MAX_frame], now[SS_PY_MAX_frame];
+  unsigned char tstate[SS_PY_MAX_tstate];
+  const uint64_t frame = s->count ? py->steps[s->first].frame : 0;
+  if (frame == 0 || ss_py_view_exact(&m->view, frame, l->frame_need))
+    return true;
+  if (!ss_py_view_read(&m->view, frame, then, l->frame_need) ||
+      !ss_mem_get(py->space->live, frame, now, l->frame_need) ||
+      memcmp(then, now, l->frame_need) != 0 ||
+      !ss_mem_get(py->space->live, m->tstate, tstate, l->tstate_need))
+    return false;
+  return memcmp(tstate, m->tstate_bytes, l->tstate_need) == 0;
+}
+
+static void verify(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  for (size_t i = 0; i < m->native_count; i++)
+    if (m->assigned[i] == UNASSIGNED && i > 0 && is_eval(py, &m->native[i]))
+      doubt(m, "an evaluation frame without its Python frames");
+  bool innermost = true;
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (m->assigned[i] == UNASSIGNED)
+      continue;
+    const struct ss_py_segment *s = &py->segments[m->assigned[i] - 1];
+    if (s->late && (!still_there(m, s) || (innermost && !leaf_stands(m, s)))) {
+      doubt(m, "Python's frames moved on before they were read");
+      py->counts.torn++;
+    }
+    innermost = false;
+  }
+  if (py->deep)
+    doubt(m, "more Python frames than are kept");
+}
+
+/* ---- writing -------------------------------------------------------------- */
+
+struct sink {
+  struct ss_merged *out;
+  size_t cap;
+  struct ss_py_result *result;
+};
+
+static void put_native(struct sink *to, size_t native)
+{
+  if (to->result->count < to->cap)
+    to->out[to->result->count++] =
+        (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)native};
+}
+
+static void put_segment(struct sink *to, const struct ss_py *py,
+                        const struct ss_py_segment *s)
+{
+  for (size_t i = s->first; i < s->first + s->count && to->result->count < to->cap; i++) {
+    const struct ss_py_step *step = &py->steps[i];
+    if (step->code->shim)
+      continue;
+    to->out[to->result->count++] = (struct ss_merged){
+        .kind = SS_MERGED_PYTHON, .code = step->code, .line = step->line};
+    to->result->python++;
+  }
+}
+
+/* Code that `-X perf` makes for each function calls the evaluation and returns;
+ * its two forms end so (Python/asm_trampoline.S). Our frame says more. */
+static bool is_trampoline(const struct merge *m, size_t i)
+{
+  static const unsigned char ends[][5] = {{0x48, 0x83, 0xc4, 0x08, 0xc3},
+                                          {0x5d, 0xc3, 0, 0, 0}};
+  static const size_t lens[] = {5, 2};
+  unsigned char at[5];
+  if (i == 0 || m->native[i].module || m->assigned[i - 1] == UNASSIGNED ||
+      !ss_mem_get(m->py->space->live, m->native[i].ip, at, sizeof at))
+    return false;
+  for (size_t k = 0; k < sizeof lens / sizeof *lens; k++)
+    if (memcmp(at, ends[k], lens[k]) == 0)
+      return true;
+  return false;
+}
+
+/* Segments farther out than the native stack goes: their order is known, their
+ * place between native frames is not. */
+static void put_rest(struct merge *m, struct sink *to)
+{
+  const struct ss_py *py = m->py;
+  for (size_t i = 0; i < py->segment_count; i++) {
+    const struct ss_py_segment *s = &py->segments[i];
+    const bool beyond = s->closed && s->anchor >= m->view.stack_hi;
+    if (s->count == 0 || (m->native_count > 0 && !beyond))
+      continue;
+    if (m->native_count > 0)
+      doubt(m, "the native stack ended before the Python stack");
+    put_segment(to, py, s);
+  }
+}
+
+static void put_all(struct merge *m, struct sink *to)
+{
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (m->assigned[i] == UNASSIGNED) {
+      if (!is_trampoline(m, i))
+        put_native(to, i);
+      continue;
+    }
+    const struct ss_py_segment *s = &m->py->segments[m->assigned[i] - 1];
+    to->result->activations++;
+    if (s->count == 0)
+      put_native(to, i);
+    else
+      put_segment(to, m->py, s);
+  }
+  put_rest(m, to);
+}
+
+static void native_only(struct merge *m, struct sink *to)
+{
+  for (size_t i = 0; i < m->native_count; i++)
+    put_native(to, i);
+}
+
+/* ---- the whole ------------------------------------------------------------ */
+
+static void merge_init(struct merge *m, struct ss_py *py, const struct ss_mem *stack,
+                       const struct ss_mem *mem, const struct ss_frame *native,
+                       size_t native_count)
+{
+  m->py = py;
+  m->thread = NULL;
+  m->tstate = 0;
+  m->why = NULL;
+  m->native = native;
+  m->native_count = native_count < SS_FRAMES_MAX ? native_count : SS_FRAMES_MAX;
+  memset(m->assigned, 0, m->native_count * sizeof *m->assigned);
+  m->view.stack = stack;
+  m->view.mem = mem;
+  m->view.plan = NULL;
+  m->view.block_len = 0;
+  m->view.stack_lo = m->native_count ? native[0].sp : 0;
+  m->view.stack_hi = 0;
+  for (size_t i = 0; i < m->native_count; i++)
+    if (native[i].cfa > m->view.stack_hi)
+      m->view.stack_hi = native[i].cfa;
+}
+
+static void settle(struct merge *m, struct ss_py_result *result)
+{
+  struct ss_py_counts *counts = &m->py->counts;
+  if (m->native_count == 0)
+    doubt(m, "no native stack to check against");
+  result->why = m->why;
+  result->verified = !m->why;
+  counts->merges++;
+  if (result->verified)
+    counts->verified++;
+  else
+    counts->unverified++;
+}
+
+void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
+                 const struct ss_mem *mem, const struct ss_frame *native,
+                 size_t native_count, struct ss_merged *out, size_t cap,
+                 struct ss_py_result *result)
+{
+  struct merge m;
+  struct sink to = {out, cap, result};
+  *result = (struct ss_py_result){.verified = true};
+  py->now_ns = ss_now_ns();
+  py->deep = false;
+  ss_py_codes_trim(py);
+  merge_init(&m, py, stack, mem, native, native_count);
+  if (!find_frames(&m, tid)) {
+    native_only(&m, &to);
+    if (!any_eval(py, native, m.native_count))
+      return;
+    result->has_python = true;
+    doubt(&m, "no thread state for a thread that runs Python");
+    settle(&m, result);
+    return;
+  }
+  result->has_python = true;
+  assign(&m, 0);
+  if (m.native_count > 0 && chain_broke(py)) {
+    py->counts.rejected++;
+    recover(&m);
+  }
+  verify(&m);
+  put_all(&m, &to);
+  settle(&m, result);
+  ss_py_plan_update(py, m.thread, m.tstate, m.tstate_bytes);
+}
+
+/* ---- opening -------------------------------------------------------------- */
+
+enum ss_err ss_py_open(struct ss_py **out, const struct ss_unwind_space *space,
+                       struct ss_diag *diag)
+{
+  struct ss_py *py = calloc(1, sizeof *py);
+  *out = NULL;
+  if (!py)
+    return ss_fail(diag, SS_ERR_NOMEM, "out of memory");
+  py->space = space;
+  py->now_ns = ss_now_ns();
+  const enum ss_err err = ss_py_detect(py, diag);
+  if (err != SS_ERR_OK) {
+    free(py);
+    return err;
+  }
+  ss_py_threads_open(py);
+  *out = py;
+  return SS_ERR_OK;
+}
+
+void ss_py_free(struct ss_py *py)
+{
+  if (!py)
+    return;
+  ss_py_codes_release(py);
+  ss_py_threads_release(py);
+  free(py->steps);
+  free(py->segments);
+  free(py);
+}
+
+const char *ss_py_version(const struct ss_py *py)
+{
+  return py->version;
+}
+
+const struct ss_py_counts *ss_py_counts(const struct ss_py *py)
+{
+  return &py->counts;
+}

@@ -1,0 +1,140 @@
+/*
+ * What to read of a thread at its next sample, decided by what the last merge
+ * needed: the thread state, the used part of the newest data-stack chunks, and
+ * frames outside them (generators; all frames up to 3.10), most recent first.
+ *
+ * A plan is only replaced when it no longer covers what was needed, so that the
+ * reader can keep it for many samples.
+ */
+#include <string.h>
+
+#include "python_priv.h"
+
+enum {
+  CHUNK_HEAD = 24,        /* _PyStackChunk: previous, size, top */
+  CHUNK_MARGIN = 2048,    /* room for calls deeper than the last */
+  CHUNK_STEP = 1024,      /* lengths are multiples of it */
+  CHUNK_READ_MAX = 24576, /* bytes read of one chunk, from its top down */
+};
+
+static bool covered(const struct ss_read_plan *plan, uint64_t addr, uint64_t len)
+{
+  for (uint32_t i = 0; i < plan->count; i++) {
+    const struct ss_region *r = &plan->regions[i];
+    if (addr >= r->addr && len <= r->len && addr - r->addr <= r->len - len)
+      return true;
+  }
+  return false;
+}
+
+static void add_region(struct ss_read_plan *plan, uint64_t addr, uint64_t len)
+{
+  if (plan->count < SS_PLAN_REGIONS_MAX && len > 0)
+    plan->regions[plan->count++] = (struct ss_region){addr, (uint32_t)len};
+}
+
+/* Used bytes of the newest chunk; its start, 0 where there is none. */
+struct chunk {
+  uint64_t start, used, size;
+};
+static struct chunk newest_chunk(const struct ss_py *py, const unsigned char *tstate)
+{
+  const struct ss_py_layout *l = &py->layout;
+  struct chunk c = {0};
+  if (l->tstate_chunk == SS_PY_ABSENT)
+    return c;
+  const uint64_t start = ss_py_u64(tstate, l->tstate_chunk);
+  const uint64_t top = ss_py_u64(tstate, l->tstate_chunk_top);
+  if (start == 0 || start % 8 != 0 || top < start || top - start > SS_PLAN_BYTES_MAX)
+    return c;
+  c.start = start;
+  c.used = top - start;
+  c.size = SS_PLAN_BYTES_MAX;
+  return c;
+}
+
+static bool older_chunk(const struct ss_py *py, const struct chunk *newer,
+                        struct chunk *older)
+{
+  uint64_t head[3];
+  uint64_t start;
+  if (!ss_mem_u64(py->space->live, newer->start, &start) || start == 0 ||
+      start % 8 != 0 || !ss_mem_get(py->space->live, start, head, sizeof head))
+    return false;
+  *older = (struct chunk){start, head[2] * 8 + CHUNK_HEAD, head[1]};
+  return older->used <= older->size && older->size <= SS_PLAN_BYTES_MAX;
+}
+
+/* The upper end is what runs; of a very full chunk the lower part is left out. */
+static void add_chunk(struct ss_read_plan *plan, const struct chunk *c, uint64_t margin)
+{
+  uint64_t len = c->used + margin + CHUNK_STEP - 1;
+  len -= len % CHUNK_STEP;
+  if (len > c->size)
+    len = c->size;
+  const uint64_t skip = len > CHUNK_READ_MAX ? len - CHUNK_READ_MAX : 0;
+  add_region(plan, c->start + skip, len - skip);
+}
+
+/* Frames of this merge outside the chunks, most recent first, then those of the
+ * merges before it. */
+static void note_loose(const struct ss_py *py, struct ss_py_thread *t,
+                       const struct ss_read_plan *chunks)
+{
+  uint64_t loose[SS_PY_LOOSE_MAX];
+  unsigned count = 0;
+  for (size_t i = 0; i < py->step_count && count < SS_PY_LOOSE_MAX; i++)
+    if (!covered(chunks, py->steps[i].frame, py->layout.frame_need))
+      loose[count++] = py->steps[i].frame;
+  const unsigned fresh = count;
+  for (unsigned i = 0; i < t->loose_count && count < SS_PY_LOOSE_MAX; i++) {
+    unsigned k = 0;
+    while (k < fresh && loose[k] != t->loose[i])
+      k++;
+    if (k == fresh)
+      loose[count++] = t->loose[i];
+  }
+  memcpy(t->loose, loose, count * sizeof *loose);
+  t->loose_count = count;
+}
+
+/* Frames from the innermost on that the plan reads. */
+static size_t frames_covered(const struct ss_py *py, const struct ss_read_plan *plan)
+{
+  size_t n = 0;
+  while (n < py->step_count && covered(plan, py->steps[n].frame, py->layout.frame_need))
+    n++;
+  return n;
+}
+
+static void build_plan(const struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,
+                       const struct chunk *newest, struct ss_read_plan *plan)
+{
+  struct chunk older;
+  add_region(plan, tstate, py->layout.tstate_need);
+  if (newest->start != 0) {
+    add_chunk(plan, newest, CHUNK_MARGIN);
+    if (older_chunk(py, newest, &older))
+      add_chunk(plan, &older, 0);
+  }
+  note_loose(py, t, plan);
+  for (unsigned i = 0; i < t->loose_count; i++)
+    add_region(plan, t->loose[i], py->layout.frame_need);
+}
+
+void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,
+                       const unsigned char *bytes)
+{
+  struct ss_read_plan plan = {0};
+  const struct chunk newest = newest_chunk(py, bytes);
+  const bool same = t->plan.count > 0 && t->plan.regions[0].addr == tstate;
+  const bool top = newest.start == 0 || covered(&t->plan, newest.start + newest.used, 0);
+  const size_t had = frames_covered(py, &t->plan);
+  if (same && top && had == py->step_count)
+    return;
+  build_plan(py, t, tstate, &newest, &plan);
+  if (same && top && frames_covered(py, &plan) <= had)
+    return;
+  t->plan = plan;
+  t->generation = ++py->generation;
+}

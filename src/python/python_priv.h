@@ -1,0 +1,343 @@
+/*
+ * Private to src/python. The order of the parts: a layout (data per CPython
+ * minor) says where fields are; objects and line tables are read by it into
+ * cached code objects; the walker turns a chain of frames into segments, one
+ * per evaluation activation; the merge lays segments over native frames.
+ *
+ * Nothing here tests a version: differences are fields of struct ss_py_layout.
+ */
+#ifndef SS_PYTHON_PRIV_H
+#define SS_PYTHON_PRIV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stacksample/buf.h"
+#include "stacksample/hash.h"
+#include "stacksample/limits.h"
+#include "stacksample/python.h"
+
+/* ---- layout -------------------------------------------------------------- */
+
+#define SS_PY_ABSENT UINT32_MAX /* this minor has no such field */
+
+/* Every field that is dereferenced: structure, field, bytes read. Width 0: only
+ * the address is used. `tstate.current` is `frame` up to 3.10. */
+#define SS_PY_FIELDS(X)                                                                  \
+  X(runtime, interpreters, 8)                                                            \
+  X(runtime, gil_holder, 8)                                                              \
+  X(runtime, gil_locked, 4)                                                              \
+  X(interp, next, 8)                                                                     \
+  X(interp, threads, 8)                                                                  \
+  X(interp, gil, 8)                                                                      \
+  X(gil, enabled, 4)                                                                     \
+  X(gil, holder, 8)                                                                      \
+  X(gil, locked, 4)                                                                      \
+  X(tstate, next, 8)                                                                     \
+  X(tstate, interp, 8)                                                                   \
+  X(tstate, current, 8)                                                                  \
+  X(tstate, cframe, 8)                                                                   \
+  X(tstate, root_cframe, 0)                                                              \
+  X(tstate, base_frame, 8)                                                               \
+  X(tstate, thread_id, 8)                                                                \
+  X(tstate, native_id, 8)                                                                \
+  X(tstate, chunk, 8)                                                                    \
+  X(tstate, chunk_top, 8)                                                                \
+  X(cframe, current, 8)                                                                  \
+  X(cframe, previous, 8)                                                                 \
+  X(frame, code, 8)                                                                      \
+  X(frame, previous, 8)                                                                  \
+  X(frame, instr, 8)                                                                     \
+  X(frame, lasti, 4)                                                                     \
+  X(frame, owner, 1)                                                                     \
+  X(frame, entry, 1)                                                                     \
+  X(frame, tlbc, 4)                                                                      \
+  X(code, type, 8)                                                                       \
+  X(code, size, 8)                                                                       \
+  X(code, flags, 4)                                                                      \
+  X(code, first_line, 4)                                                                 \
+  X(code, filename, 8)                                                                   \
+  X(code, name, 8)                                                                       \
+  X(code, qualname, 8)                                                                   \
+  X(code, table, 8)                                                                      \
+  X(code, bytes, 0)                                                                      \
+  X(code, tlbc, 8)                                                                       \
+  X(str, length, 8)                                                                      \
+  X(str, state, 4)                                                                       \
+  X(str, ascii, 0)                                                                       \
+  X(str, compact, 0)                                                                     \
+  X(bytes, size, 8)                                                                      \
+  X(bytes, data, 0)                                                                      \
+  X(type, name, 8)
+
+/* Bytes of each structure that we are ready to read in one go. */
+enum {
+  SS_PY_MAX_runtime = 1 << 20, /* single fields, no buffer */
+  SS_PY_MAX_interp = 1 << 20,
+  SS_PY_MAX_gil = 64,
+  SS_PY_MAX_tstate = 512,
+  SS_PY_MAX_cframe = 32,
+  SS_PY_MAX_frame = 128,
+  SS_PY_MAX_code = 256,
+  SS_PY_MAX_str = 96,
+  SS_PY_MAX_bytes = 64,
+  SS_PY_MAX_type = 64,
+};
+
+/* What CPython keeps on the C stack in each evaluation activation. */
+enum ss_py_anchor {
+  SS_PY_ANCHOR_NONE,   /* 3.8, 3.9 */
+  SS_PY_ANCHOR_CFRAME, /* _PyCFrame; its chain starts at tstate.cframe */
+  SS_PY_ANCHOR_ENTRY   /* entry_frame, a member of the chain of frames */
+};
+/* Where an activation's last (outermost) Python frame is recognised. */
+enum ss_py_boundary {
+  SS_PY_BOUNDARY_EACH, /* each frame is an activation */
+  SS_PY_BOUNDARY_FLAG, /* frame.is_entry */
+  SS_PY_BOUNDARY_OWNER /* followed by an entry_frame: owner == entry_owner */
+};
+enum ss_py_table { SS_PY_LNOTAB, SS_PY_LINETABLE, SS_PY_LOCATIONS };
+
+struct ss_py_layout {
+  uint8_t minor;
+  uint8_t anchor;      /* enum ss_py_anchor */
+  uint8_t boundary;    /* enum ss_py_boundary */
+  uint8_t table;       /* enum ss_py_table */
+  uint8_t lasti_unit;  /* bytes per f_lasti step; 0: instr is a pointer */
+  uint8_t entry_owner; /* owner of an entry_frame */
+  uint8_t code_tag;    /* low bits of frame.code that are a tag */
+  uint8_t kind_shift;  /* bits of str.state: bytes a character (3 bits), */
+  uint8_t compact_bit; /* characters follow the head, */
+  uint8_t ascii_bit;   /* all below 128 */
+  uint32_t shim_flags; /* co_flags of the __init__ cleanup shim, 0 none */
+#define SS_PY_FIELD_MEMBER(group, field, width) uint32_t group##_##field;
+  SS_PY_FIELDS(SS_PY_FIELD_MEMBER)
+#undef SS_PY_FIELD_MEMBER
+  /* Derived: bytes from a structure's start to the end of the last field. */
+  uint32_t runtime_need, interp_need, gil_need, tstate_need, cframe_need, frame_need;
+  uint32_t code_need, str_need, bytes_need, type_need;
+};
+
+/* A field of a layout and its offset; ends with SS_PY_PLACES_END. */
+struct ss_py_place {
+  uint16_t field; /* offsetof(struct ss_py_layout, ...), never 0 */
+  uint32_t offset;
+};
+#define SS_PY_PLACE(name, offset)                                                        \
+  {                                                                                      \
+    offsetof(struct ss_py_layout, name), offset                                          \
+  }
+#define SS_PY_PLACES_END                                                                 \
+  {                                                                                      \
+    0, 0                                                                                 \
+  }
+void ss_py_place_set(struct ss_py_layout *layout, uint16_t field, uint32_t offset);
+
+/* The layout of a minor, for 3.13 on to be overruled by _Py_DebugOffsets; false:
+ * no such version here. */
+bool ss_py_layout_static(struct ss_py_layout *layout, unsigned minor, bool free_threaded);
+/* Checks every field against its buffer and derives the `need`s. */
+enum ss_err ss_py_layout_finish(struct ss_py_layout *layout, struct ss_diag *diag);
+
+/* _Py_DebugOffsets (3.13 on) from `len` bytes at _PyRuntime. */
+struct ss_py_debug_head {
+  uint64_t version; /* PY_VERSION_HEX */
+  bool free_threaded;
+};
+#define SS_PY_DEBUG_MAX 1024 /* bytes of the largest known, rounded up */
+bool ss_py_debug_head(const void *bytes, size_t len, struct ss_py_debug_head *head);
+enum ss_err ss_py_layout_debug(struct ss_py_layout *layout, const void *bytes, size_t len,
+                               struct ss_diag *diag);
+
+/* ---- line tables --------------------------------------------------------- */
+
+/* From byte `start` of the code on; line 0: none. Sorted by start. */
+struct ss_py_line {
+  uint32_t start;
+  int32_t line;
+};
+struct ss_py_lines {
+  struct ss_py_line *items; /* owned */
+  size_t count, cap;
+  uint32_t end; /* bytes of code that the table covers */
+};
+void ss_py_lines_release(struct ss_py_lines *lines);
+/* Decodes `len` bytes. On error (FORMAT, LIMIT, NOMEM) `lines` is empty. */
+enum ss_err ss_py_lines_decode(struct ss_py_lines *lines, enum ss_py_table format,
+                               const void *bytes, size_t len, int first_line);
+int ss_py_lines_find(const struct ss_py_lines *lines, uint32_t offset);
+
+/* ---- objects ------------------------------------------------------------- */
+
+/* Code objects are remembered by address, and by what they pointed to: memory
+ * of a freed one may hold another one a moment later. */
+struct ss_py_code_key {
+  uint64_t type, size, filename, name, qualname, table;
+  uint32_t flags;
+  int32_t first_line;
+};
+struct ss_py_code_entry {
+  const struct ss_py_code *code; /* in ss_py.arena */
+  struct ss_py_code_key key;
+  uint64_t start;      /* first instruction, in the target */
+  uint64_t size;       /* bytes of instructions */
+  uint64_t checked_ns; /* when the key was last compared */
+  struct ss_py_lines lines;
+};
+
+/* Reads a str as UTF-8 into `out`, at most SS_PY_STRING_MAX characters (then
+ * "..."); control characters stay, NUL and lone surrogates become U+FFFD. */
+bool ss_py_str(const struct ss_py_layout *layout, const struct ss_mem *mem, uint64_t addr,
+               struct ss_buf *out);
+/* Decodes characters of `kind` bytes each: the pure part of it. */
+void ss_py_str_decode(const void *bytes, size_t count, unsigned kind, struct ss_buf *out);
+
+/* ---- the process --------------------------------------------------------- */
+
+enum { SS_PY_TSTATES_MAX = 4 }; /* thread states of one thread (interpreters) */
+enum { SS_PY_LOOSE_MAX = 10 };  /* frames outside the data stack in a plan */
+
+struct ss_py_thread {
+  pid_t tid;    /* ours */
+  pid_t ns_tid; /* the target's own gettid() */
+  unsigned count;
+  uint64_t tstate[SS_PY_TSTATES_MAX];
+  uint64_t retry_ns; /* no thread state: when to look again */
+  uint64_t wait_ns;  /* ... and how long to wait after that */
+  uint64_t generation;
+  struct ss_read_plan plan;
+  uint64_t loose[SS_PY_LOOSE_MAX]; /* most recent first */
+  unsigned loose_count;
+};
+
+/* CFA - anchor of an evaluation function: a constant of the build. */
+struct ss_py_eval {
+  const struct ss_module *module;
+  uint64_t function;
+  uint64_t delta;
+  uint32_t hits;
+};
+enum { SS_PY_EVALS_MAX = 16, SS_PY_EVAL_SURE = 3 };
+
+struct ss_py_step { /* one Python frame of a walk */
+  const struct ss_py_code *code;
+  uint64_t frame;
+  int line;
+};
+struct ss_py_segment { /* the frames of one activation */
+  size_t first, count;
+  uint64_t anchor;
+  bool closed;     /* it ends at an anchor */
+  bool late;       /* frames outside what the plan reads at the sample */
+  uint64_t behind; /* the frame that called the activation, 0 none */
+};
+
+struct ss_py {
+  const struct ss_unwind_space *space;
+  struct ss_py_layout layout;
+  char version[24];
+  uint64_t runtime;     /* _PyRuntime */
+  uint64_t code_type;   /* &PyCode_Type; 0: learned from the first code object */
+  bool nested_pid_ns;   /* thread ids in the target differ from ours */
+  uint32_t pthread_tid; /* offset of the tid in struct pthread, 0 unknown */
+  pid_t ns_pid;         /* the target's own getpid() */
+  uint64_t listed_ns;   /* when the thread states were last listed */
+  uint64_t generation;  /* last one given to a plan */
+
+  struct ss_idmap native; /* ns tid -> first index in tstates + 1 */
+  struct ss_py_found {
+    uint64_t tstate;
+    uint32_t next; /* same thread: index + 1, 0 none */
+  } * found;
+  size_t found_count, found_cap;
+  struct ss_idmap thread_index; /* tid -> index in threads */
+  struct ss_py_thread **threads;
+  size_t thread_count, thread_cap;
+
+  struct ss_idmap code_index; /* address -> struct ss_py_code_entry * */
+  struct ss_idmap code_pool;  /* hash of what is shown -> struct ss_py_code * */
+  struct ss_interner names;
+  struct ss_arena arena;
+
+  struct ss_py_eval evals[SS_PY_EVALS_MAX];
+  unsigned eval_count;
+
+  struct ss_py_step *steps; /* scratch of a merge */
+  size_t step_count, step_cap;
+  struct ss_py_segment *segments;
+  size_t segment_count, segment_cap;
+  struct ss_buf scratch;
+  bool deep;       /* the running merge met more frames than are kept */
+  uint64_t now_ns; /* time of the running merge */
+  struct ss_py_counts counts;
+};
+
+/* Where CPython is: fills runtime, code_type, layout, version. */
+enum ss_err ss_py_detect(struct ss_py *py, struct ss_diag *diag);
+
+/* The code object at `addr`, from the cache or read now; NULL: not one. */
+struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
+                                       uint64_t addr);
+/* Between merges: drops the cache when it has grown too large. */
+void ss_py_codes_trim(struct ss_py *py);
+void ss_py_codes_release(struct ss_py *py);
+/* The current line by an offset into the instructions. */
+int ss_py_code_line(const struct ss_py_code_entry *entry, uint32_t offset);
+
+void ss_py_threads_open(struct ss_py *py);
+/* The thread, listed again where it is unknown (rate-limited unless `sure`);
+ * NULL only when out of memory; count 0: runs no Python. */
+struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure);
+void ss_py_threads_release(struct ss_py *py);
+/* The thread state's bytes, `tstate_need` of them; false: it is gone or is now
+ * another thread's. */
+bool ss_py_tstate_read(struct ss_py *py, const struct ss_mem *mem, uint64_t tstate,
+                       pid_t ns_tid, unsigned char bytes[SS_PY_MAX_tstate]);
+
+/* Memory as one merge sees it: the stack as it was at the sample, all else from
+ * what was read then, else live (in blocks, kept for the merge). */
+enum { SS_PY_BLOCK = 4096 };
+struct ss_py_view {
+  const struct ss_mem *stack, *mem;
+  uint64_t stack_lo, stack_hi;     /* [lo, hi) is read by `stack` */
+  const struct ss_read_plan *plan; /* what was read at the sample; may be NULL */
+  uint64_t block_addr;
+  size_t block_len;
+  unsigned char block[SS_PY_BLOCK];
+};
+bool ss_py_view_read(struct ss_py_view *view, uint64_t addr, void *buf, size_t len);
+/* True: that read is exact, not from later live memory. */
+bool ss_py_view_exact(const struct ss_py_view *view, uint64_t addr, size_t len);
+
+struct ss_py_frame {
+  uint64_t addr, code, previous, instr;
+  int32_t lasti;
+  uint32_t tlbc;
+  uint8_t owner;
+  bool entry;
+};
+bool ss_py_frame_read(const struct ss_py *py, struct ss_py_view *view, uint64_t addr,
+                      struct ss_py_frame *frame);
+
+/* Appends one frame of the walk; false: it is not a frame of Python code. */
+bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
+                    const struct ss_py_frame *frame);
+/* Walks the frames of a thread state into py->steps and py->segments (appended,
+ * innermost first). An open last segment: its chain could not be followed to an
+ * anchor. */
+void ss_py_walk(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+                const unsigned char *tstate_bytes);
+/* Goes on behind the activation whose anchor is at `anchor` in the snapshot;
+ * false: there is no anchor there. */
+bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+                       const unsigned char *tstate_bytes, uint64_t anchor);
+
+/* Renews the thread's plan where the last merge needed more than it reads. */
+void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *thread, uint64_t tstate,
+                       const unsigned char *tstate_bytes);
+
+uint64_t ss_py_u64(const unsigned char *bytes, uint32_t offset);
+uint32_t ss_py_u32(const unsigned char *bytes, uint32_t offset);
+
+#endif
