@@ -64,7 +64,8 @@ static inline size_t image_read_stack(const struct ss_mem *mem, uint64_t addr, v
                       len);
 }
 
-static inline void image_put(struct image *im, uint64_t addr, const void *bytes, size_t len)
+static inline void image_put(struct image *im, uint64_t addr, const void *bytes,
+                             size_t len)
 {
   if (addr >= IMAGE_STACK_ADDR)
     memcpy(im->stack + (addr - IMAGE_STACK_ADDR), bytes, len);
@@ -117,8 +118,9 @@ static inline uint64_t image_bytes(struct image *im, const void *bytes, size_t l
 static inline uint64_t image_code(struct image *im, const char *name, int first_line,
                                   uint32_t flags)
 {
-  static const unsigned char tables[][2] = {
-      [SS_PY_LNOTAB] = {0, 1}, [SS_PY_LINETABLE] = {16, 1}, [SS_PY_LOCATIONS] = {0xef, 2}};
+  static const unsigned char tables[][2] = {[SS_PY_LNOTAB] = {0, 1},
+                                            [SS_PY_LINETABLE] = {16, 1},
+                                            [SS_PY_LOCATIONS] = {0xef, 2}};
   const struct ss_py_layout *l = &im->py->layout;
   const uint64_t table = image_bytes(im, tables[l->table], sizeof tables[0]);
   const uint64_t code = image_alloc(im, 512), text = image_str(im, name);
