@@ -1,0 +1,67 @@
+/*
+ * A thread that does not run, seen without stopping it, and one short stop for
+ * a thread that does.
+ *
+ * A blocked thread's /proc/PID/task/TID/syscall tells its system call, its
+ * arguments, and the user stack pointer and program counter: enough to unwind
+ * (libc's wrappers need no frame pointer). A running one says only "running".
+ */
+#ifndef STACKSAMPLE_BLOCKED_H
+#define STACKSAMPLE_BLOCKED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "stacksample/arch.h"
+#include "stacksample/buf.h"
+#include "stacksample/error.h"
+
+/* What a blocking system call waits for; tells the state of its thread. */
+enum ss_wait_kind {
+  SS_WAIT_OTHER,
+  SS_WAIT_FUTEX,  /* argument 0: address of the futex word */
+  SS_WAIT_FD,     /* argument 0: a descriptor */
+  SS_WAIT_POLL,   /* several descriptors */
+  SS_WAIT_CHILD,  /* wait4, waitid */
+  SS_WAIT_SLEEP,  /* nanosleep and the like */
+  SS_WAIT_SIGNAL, /* pause, sigsuspend, sigtimedwait */
+  SS_WAIT_IPC     /* System V and POSIX queues and semaphores */
+};
+
+struct ss_syscall_info {
+  const char *name; /* static, "futex"; NULL: not in the table */
+  enum ss_wait_kind kind;
+  /* An interrupted one returns EINTR even without a handler (signal(7)): such
+   * a thread is never stopped. */
+  bool eintr;
+};
+/* By the machine's number; unknown numbers give {NULL, OTHER, true}. */
+struct ss_syscall_info ss_arch_syscall(long nr);
+
+struct ss_blocked {
+  bool running; /* on a CPU or about to be: nothing below is known */
+  long nr;      /* system call; -1: stopped or in a fault, outside one */
+  uint64_t args[6];
+  uint64_t sp, ip;
+};
+/* Text of the syscall file; false: malformed. */
+bool ss_blocked_parse(struct ss_blocked *out, const char *text, size_t len);
+/* false: gone or refused. */
+bool ss_blocked_read(struct ss_blocked *out, pid_t pid, pid_t tid);
+/* What the call waits for, as text: "0x7f3a..., WAIT", "3 pipe:[123]",
+ * "pid 4122". Nothing is appended where there is nothing to say. */
+void ss_blocked_object(const struct ss_blocked *b, pid_t pid, struct ss_buf *out);
+
+/* ---- one short stop ---------------------------------------------------------- */
+
+/* Stops `tid` by PTRACE_SEIZE + PTRACE_INTERRUPT, calls `look` while it is
+ * stopped, and lets it go again in every case; a signal that arrives meanwhile
+ * is delivered. At most `deadline_ms` are waited for the stop. The calling
+ * thread becomes the tracer for that long. LIMIT: it did not stop in time;
+ * GONE; ACCESS. `stopped_ns` (may be NULL): how long it stood still. */
+enum ss_err ss_stop_look(pid_t tid, unsigned deadline_ms,
+                         void (*look)(void *arg, const struct ss_regs *regs), void *arg,
+                         uint64_t *stopped_ns, struct ss_diag *diag);
+
+#endif

@@ -1,0 +1,150 @@
+/* /proc/PID/task/TID/syscall and the short stop, on a real child. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "stacksample/blocked.h"
+#include "stacksample/proc.h"
+#include "stacksample/sys.h"
+
+static const char futex_line[] =
+    "202 0x7f3a01c0 0x189 0x0 0x0 0x0 0xffffffff 0x7ffe1000 0x7f3a0042\n";
+
+static void parses_a_call(void **state)
+{
+  struct ss_blocked b;
+
+  (void)state;
+  assert_true(ss_blocked_parse(&b, futex_line, strlen(futex_line)));
+  assert_false(b.running);
+  assert_int_equal(b.nr, 202);
+  assert_int_equal(b.args[0], 0x7f3a01c0);
+  assert_int_equal(b.sp, 0x7ffe1000);
+  assert_int_equal(b.ip, 0x7f3a0042);
+}
+
+static void parses_running_and_outside(void **state)
+{
+  struct ss_blocked b;
+
+  (void)state;
+  assert_true(ss_blocked_parse(&b, "running\n", 8));
+  assert_true(b.running);
+  assert_true(ss_blocked_parse(&b, "-1 0x10 0x20\n", 13));
+  assert_int_equal(b.nr, -1);
+  assert_int_equal(b.sp, 0x10);
+}
+
+static void refuses_every_prefix(void **state)
+{
+  struct ss_blocked b;
+
+  (void)state;
+  for (size_t len = 0; len < strlen(futex_line); len++)
+    assert_false(ss_blocked_parse(&b, futex_line, len));
+}
+
+static void says_the_object(void **state)
+{
+  struct ss_blocked b;
+  struct ss_buf out = {0};
+
+  (void)state;
+  assert_true(ss_blocked_parse(&b, futex_line, strlen(futex_line)));
+  ss_blocked_object(&b, getpid(), &out);
+  assert_string_equal(ss_buf_str(&out), "0x7f3a01c0, WAIT");
+  ss_buf_release(&out);
+}
+
+static void await_state(pid_t pid, char wanted)
+{
+  uint64_t deadline = ss_now_ns() + 10000000000ull;
+  struct ss_stat st = {0};
+
+  while (ss_now_ns() < deadline && !(ss_stat_read(&st, pid, 0) && st.state == wanted))
+    usleep(1000);
+  assert_int_equal(st.state, wanted);
+}
+
+static void sees_a_child_in_pause(void **state)
+{
+  struct ss_blocked b;
+  pid_t child = fork();
+
+  (void)state;
+  if (child == 0)
+    for (;;)
+      pause();
+  await_state(child, 'S');
+  assert_true(ss_blocked_read(&b, child, child));
+  assert_string_equal(ss_arch_syscall(b.nr).name, "pause");
+  assert_int_not_equal(b.sp, 0);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+}
+
+static void keep_ip(void *arg, const struct ss_regs *regs)
+{
+  *(uint64_t *)arg = regs->r[SS_REG_IP];
+}
+
+static void stops_a_spinner_and_lets_it_go(void **state)
+{
+  struct ss_diag diag = {0};
+  struct ss_stat st;
+  uint64_t ip = 0, stopped_ns = 0;
+  pid_t child = fork();
+
+  (void)state;
+  if (child == 0)
+    for (volatile uint64_t i = 0;; i++)
+      ;
+  for (int i = 0; i < 20; i++)
+    assert_int_equal(ss_stop_look(child, 1000, keep_ip, &ip, &stopped_ns, &diag), SS_ERR_OK);
+  assert_int_not_equal(ip, 0);
+  await_state(child, 'R');
+  assert_true(ss_stat_read(&st, child, 0));
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  assert_int_equal(ss_stop_look(child, 1000, keep_ip, &ip, NULL, &diag), SS_ERR_GONE);
+}
+
+static void keeps_a_stopped_child_stopped(void **state)
+{
+  struct ss_diag diag = {0};
+  uint64_t ip = 0;
+  pid_t child = fork();
+
+  (void)state;
+  if (child == 0)
+    for (;;)
+      pause();
+  kill(child, SIGSTOP);
+  await_state(child, 'T');
+  assert_int_equal(ss_stop_look(child, 1000, keep_ip, &ip, NULL, &diag), SS_ERR_OK);
+  await_state(child, 'T');
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(parses_a_call),
+      cmocka_unit_test(parses_running_and_outside),
+      cmocka_unit_test(refuses_every_prefix),
+      cmocka_unit_test(says_the_object),
+      cmocka_unit_test(sees_a_child_in_pause),
+      cmocka_unit_test(stops_a_spinner_and_lets_it_go),
+      cmocka_unit_test(keeps_a_stopped_child_stopped),
+  };
+
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
