@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "stacksample/output.h"
+#include "stacksample/time_limits.h"
 
 /* ---- JSON: cJSON trees whose strings are always valid and safe -------------- */
 
@@ -40,6 +41,7 @@ struct ss_bundle {
   int reserve_fd; /* an unlinked file that holds SS_RESERVE_BYTES; -1: none */
   struct ss_absent *absent;
   size_t n_absent, cap_absent;
+  struct ss_time_limits limits; /* found at the start, needed at the end */
 };
 /* A whole small file of ours, complete or absent (and then remembered so). */
 enum ss_err ss_bundle_put(struct ss_bundle *b, const char *name,
