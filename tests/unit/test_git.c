@@ -87,9 +87,9 @@ static void test_packed_ref(void **state)
 {
   (void)state;
   put(".git/HEAD", "ref: refs/heads/main\n");
-  put(".git/packed-refs", "# pack-refs with: peeled fully-peeled sorted\n" HASH_B
-                          " refs/heads/other-refs/heads/main\n" HASH_A " refs/heads/main\n^" HASH_B
-                          "\n");
+  put(".git/packed-refs",
+      "# pack-refs with: peeled fully-peeled sorted\n" HASH_B
+      " refs/heads/other-refs/heads/main\n" HASH_A " refs/heads/main\n^" HASH_B "\n");
   check(".", HASH_A, "main");
 }
 
@@ -115,9 +115,14 @@ static void test_worktree(void **state)
 
 static void test_broken(void **state)
 {
-  static const char *const heads[] = {
-      "", "ref: ", "ref: refs/../../../etc/passwd\n", "ref: /etc/passwd\n", "zzz\n",
-      "ref: refs/heads/missing\n", "ref: refs/heads/loop\n", "0123\n"};
+  static const char *const heads[] = {"",
+                                      "ref: ",
+                                      "ref: refs/../../../etc/passwd\n",
+                                      "ref: /etc/passwd\n",
+                                      "zzz\n",
+                                      "ref: refs/heads/missing\n",
+                                      "ref: refs/heads/loop\n",
+                                      "0123\n"};
   (void)state;
   put(".git/refs/heads/loop", "ref: refs/heads/loop\n");
   for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
