@@ -26,6 +26,9 @@
 #define SS_FRAME_SIZE_MAX (1u << 20) /* one native frame; more is not a stack */
 #define SS_STACK_READ_MAX (8u << 20) /* live bytes beyond a snapshot */
 #define SS_STACKS_UNIQUE_MAX (4u << 20) /* trie nodes; beyond: [limit] leaf */
+#define SS_FRAMES_UNIQUE_MAX (1u << 20) /* 48 bytes each; beyond: [limit] */
+#define SS_STRING_BYTES_MAX (64u << 20) /* of all strings; beyond: [limit] */
+#define SS_TOTALS_MAX (1u << 20)        /* 40 bytes each; beyond: summed when read */
 
 /* What a target hands us. */
 #define SS_MAPS_MAX 262144         /* mappings of one process (R53) */
@@ -51,6 +54,10 @@
 #define SS_DB_BYTES_MAX (2ull << 30)    /* profile.db; then seconds merge */
 #define SS_RESERVE_BYTES (1u << 20)     /* kept back for a full disk */
 #define SS_DB_COMMIT_MS 2000            /* a killed stacksample loses this */
+#define SS_DB_TEXT_MAX (1u << 20)       /* bytes of one string; more is cut */
+#define SS_DB_VALUE_MAX (16 << 20)      /* bytes of one meta value; more is cut */
+#define SS_DB_BUFFER_ROWS 8192          /* samples held back for one batch */
+#define SS_PROFILE_SAMPLES_MAX (2u << 20) /* rows sorted in memory, 40 bytes each */
 #define SS_NOTES_MAX 100
 #define SS_STAMP_TRIES 1000
 

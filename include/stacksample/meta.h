@@ -104,6 +104,8 @@
 #define SS_META_AUDIT_CHECKED "audit_checked" /* stacks unwound a second way */
 #define SS_META_AUDIT_DIFFER "audit_differ"
 #define SS_META_NOTES "notes"                 /* [{"text","count"}] of struct ss_notes */
+#define SS_META_UNSAVED "unsaved"       /* samples that the file could not take
+                                           (disk full); totals still have them */
 #define SS_META_REJECTED_ROWS "rejected_rows" /* set by ss_profile_open */
 
 #endif

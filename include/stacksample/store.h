@@ -88,6 +88,7 @@ struct ss_sample_row {
   uint8_t end;    /* enum ss_end */
   uint8_t method; /* enum ss_method, the weakest in the stack */
   uint8_t merge;  /* enum ss_merge_quality */
+  uint32_t samples; /* merged into this row; 0 is taken as 1, never read back */
 };
 enum ss_merge_quality {
   SS_MERGE_NONE, /* no Python in this thread */
@@ -173,6 +174,9 @@ void ss_profile_close(struct ss_profile *profile);
 const char *ss_profile_str(const struct ss_profile *p, uint32_t id); /* "" for none */
 /* Value of a meta key, or NULL; and as a number, or `otherwise`. */
 const char *ss_profile_meta(const struct ss_profile *p, const char *key);
+/* The i-th of all keys, by name; false beyond the last. */
+bool ss_profile_meta_at(const struct ss_profile *p, size_t i, const char **key,
+                        const char **value);
 uint64_t ss_profile_meta_u64(const struct ss_profile *p, const char *key, uint64_t otherwise);
 double ss_profile_meta_f64(const struct ss_profile *p, const char *key, double otherwise);
 /* All samples of one thread (SS_ID_NONE: of all, thread by thread) in time
