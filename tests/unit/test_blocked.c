@@ -107,7 +107,8 @@ static void stops_a_spinner_and_lets_it_go(void **state)
     for (volatile uint64_t i = 0;; i++)
       ;
   for (int i = 0; i < 20; i++)
-    assert_int_equal(ss_stop_look(child, 1000, keep_ip, &ip, &stopped_ns, &diag), SS_ERR_OK);
+    assert_int_equal(ss_stop_look(child, 1000, keep_ip, &ip, &stopped_ns, &diag),
+                     SS_ERR_OK);
   assert_int_not_equal(ip, 0);
   await_state(child, 'R');
   assert_true(ss_stat_read(&st, child, 0));
