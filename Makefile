@@ -56,6 +56,15 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(SS_CPPFLAGS) $(SS_CFLAGS) $(BANNED) -MMD -MP -c -o $@ $<
 
+# The flamegraph's page, as C arrays.
+PAGE := $(BUILD)/gen/flamegraph_page.h
+$(PAGE): scripts/embed $(addprefix src/output/flamegraph.,html css js)
+	@mkdir -p $(@D)
+	$(call say,GEN,$@){ for part in html css js; do \
+	  scripts/embed flamegraph_$$part src/output/flamegraph.$$part || exit 1; \
+	done; } > $@.tmp && mv $@.tmp $@
+$(BUILD)/src/output/flamegraph.o: $(PAGE)
+
 $(LIB): $(OBJ)
 	$(call say,AR,$@)rm -f $@ && $(AR) rcs $@ $(OBJ)
 
