@@ -137,6 +137,8 @@ void ss_ledger_free(struct ss_ledger *l);
 /* `thread` is the store's id. `phase` may be SS_ID_NONE. */
 struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
                                          uint32_t phase, uint64_t time_ns, bool on_cpu);
+/* The kernel's figures at that moment, where the thread is older (attach). */
+void ss_ledger_base(struct ss_ledger_thread *t, uint64_t cpu_ns, uint64_t runqueue_ns);
 void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out, bool preempted);
 void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state);
 void ss_ledger_phase(struct ss_ledger_thread *t, uint64_t time_ns, uint32_t phase);
