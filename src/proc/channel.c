@@ -5,7 +5,8 @@
  * command has; anything else becomes a pipe. Where both descriptors are one open
  * file they share one channel, which keeps the order of what is written. The
  * controlling terminal stays the user's. A descriptor that is closed or cannot be
- * written to is left alone.
+ * written to is left alone. Of what the slave does to the output only ONLCR, which
+ * every terminal has, is undone; OCRNL and the like act twice.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -108,7 +108,7 @@ static void timers(void)
   }
 }
 
-/* The descriptors 1 and 2 are what the log needs of them; only their numbers. */
+/* Of 1 and 2, which may be a pipe instead, only the number. */
 static void descriptors(void)
 {
   DIR *dir = opendir("/proc/self/fd");
@@ -120,11 +120,10 @@ static void descriptors(void)
     if (fd < 0 || fd == dirfd(dir) || fd == out_fd || fstat(fd, &st) != 0)
       continue;
     fprintf(out, "fd%d flags %d", fd, fcntl(fd, F_GETFD));
-    if (fd == 1 || fd == 2)
-      fprintf(out, " mode %o\n", S_ISCHR(st.st_mode));
-    else
-      fprintf(out, " open %x file %lx:%lx\n", fcntl(fd, F_GETFL), (long)st.st_dev,
+    if (fd != 1 && fd != 2)
+      fprintf(out, " open %x file %lx:%lx", fcntl(fd, F_GETFL), (long)st.st_dev,
               (long)st.st_ino);
+    fprintf(out, "\n");
   }
   if (dir != NULL)
     closedir(dir);

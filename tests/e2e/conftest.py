@@ -1,0 +1,57 @@
+"""Fixtures of the end-to-end tests. STACKSAMPLE names the binary to test."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+import harness  # noqa: E402
+
+
+def pytest_configure(config):
+    if not os.access(harness.STACKSAMPLE, os.X_OK):
+        pytest.exit(f"no binary at {harness.STACKSAMPLE}: run make first", returncode=99)
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time():
+    """Rings take locked memory that all runs of a user share."""
+    with harness.perf_lock():
+        yield
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A folder for -o that does not exist yet."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def process():
+    """Starts harness.Process objects; whatever is left of them is ended."""
+    started = []
+
+    def start(words, **kw):
+        started.append(harness.Process(words, **kw))
+        return started[-1]
+
+    yield start
+    for p in started:
+        p.close()
+
+
+@pytest.fixture
+def terminal():
+    """Starts harness.Terminal objects; whatever is left of them is ended."""
+    started = []
+
+    def start(words, **kw):
+        started.append(harness.Terminal(words, **kw))
+        return started[-1]
+
+    yield start
+    for t in started:
+        t.close()
