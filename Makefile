@@ -41,6 +41,9 @@ FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 TARGETS := $(sort $(wildcard tests/targets/*.c))
 TARGETBIN := $(TARGETS:tests/targets/%.c=$(BUILD)/targets/%)
 
+BENCH    := $(sort $(wildcard tests/bench/*.c))
+BENCHBIN := $(BENCH:tests/bench/%.c=$(BUILD)/bench/%)
+
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
 
@@ -82,6 +85,14 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c tests/lib/fuzz_main.c $(LIB)
 	$(call say,LD,$@)$(CC) $(SS_CPPFLAGS) -Itests/lib $(SS_CFLAGS) $(LDFLAGS) -MMD -MP \
 	  -o $@ $< $(if $(LIBFUZZER),-fsanitize=fuzzer,tests/lib/fuzz_main.c) $(LIB) $(SS_LIBS)
 
+# Programs of the bench that measure our library by itself.
+$(BUILD)/bench/%: tests/bench/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) $(SS_CPPFLAGS) -Itests/lib $(SS_CFLAGS) $(LDFLAGS) -MMD -MP \
+	  -o $@ $< $(LIB) $(SS_LIBS)
+
+benches: $(BENCHBIN)
+
 # Victims for the tests: plain programs, built without our flags.
 $(BUILD)/targets/%: tests/targets/%.c
 	@mkdir -p $(@D)
@@ -89,12 +100,13 @@ $(BUILD)/targets/%: tests/targets/%.c
 
 targets: $(TARGETBIN)
 
--include $(OBJ:.o=.d) $(BUILD)/src/main.d $(UNITBIN:=.d) $(FUZZBIN:=.d)
+-include $(OBJ:.o=.d) $(BUILD)/src/main.d $(UNITBIN:=.d) $(FUZZBIN:=.d) \
+         $(BENCHBIN:=.d)
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all targets clean FORCE
+.PHONY: all targets benches clean FORCE
 .SECONDARY:
 FORCE:
 

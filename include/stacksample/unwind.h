@@ -95,6 +95,9 @@ void ss_unwinder_forget(struct ss_unwinder *u, pid_t pid);
  * valid in both cases). All pointers stay valid until the last step. */
 void ss_unwind_begin(struct ss_unwinder *u, const struct ss_unwind_space *space,
                      const struct ss_mem *stack, const struct ss_regs *regs);
+/* A blocked thread of which only pc and sp are known (/proc/PID/syscall). */
+void ss_unwind_begin_at(struct ss_unwinder *u, const struct ss_unwind_space *space,
+                        const struct ss_mem *stack, uint64_t ip, uint64_t sp);
 enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame);
 /* Goes on at a known activation after the walk died (CPython's anchors): the
  * next step yields the frame whose ip is the return address at cfa-8. */
@@ -104,6 +107,12 @@ void ss_unwind_resume(struct ss_unwinder *u, uint64_t ip, uint64_t sp);
 enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space *space,
                             const struct ss_mem *stack, const struct ss_regs *regs,
                             struct ss_frame *frames, size_t cap, size_t *count);
+
+/* A second opinion on the same stack by libunwind alone: the instruction
+ * pointers, innermost first. Where it ends NO_CFI the rest has no opinion. */
+enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space *space,
+                            const struct ss_mem *stack, const struct ss_regs *regs,
+                            uint64_t *ips, size_t cap, size_t *count);
 
 /*
  * A stack snapshot with the live, deeper part behind it: a read beyond the

@@ -1,0 +1,144 @@
+/*
+ * A module's unwind information, found by address: .eh_frame_hdr's sorted table
+ * where there is one, else a table of our own over .eh_frame or .debug_frame.
+ *
+ * The section's bytes belong to the image and stay loaded while the module is
+ * in use here.
+ */
+#include "stacksample/buf.h"
+#include "stacksample/cursor.h"
+#include "unwind_priv.h"
+
+#define HDR_ENCODINGS                                                                    \
+  0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
+             */
+#define HDR_HEAD 12
+
+/* Uses .eh_frame_hdr if it has the form that all linkers write. */
+static void use_hdr(struct ss_cfi *cfi, const struct ss_section *hdr)
+{
+  struct ss_cursor c = ss_cursor_init(hdr->bytes, hdr->len);
+  uint8_t version = ss_read_u8(&c);
+  uint32_t encodings = ss_read_u8(&c);
+  encodings |= (uint32_t)ss_read_u8(&c) << 8;
+  encodings |= (uint32_t)ss_read_u8(&c) << 16;
+  uint64_t section = hdr->vaddr + 4 + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
+  uint64_t count = ss_read_u32(&c);
+  if (c.failed || version != 1 || encodings != HDR_ENCODINGS ||
+      section != cfi->section.vaddr || count == 0 || count > c.left / 8)
+    return;
+  cfi->hdr = c.cur;
+  cfi->hdr_count = (size_t)count;
+  cfi->hdr_vaddr = hdr->vaddr;
+}
+
+static int compare_entries(const void *pa, const void *pb)
+{
+  const struct ss_cfi_entry *a = pa, *b = pb;
+  if (a->start != b->start)
+    return a->start < b->start ? -1 : 1;
+  return (a->offset > b->offset) - (a->offset < b->offset);
+}
+
+/* Linkers leave the FDEs of discarded functions with start 0. */
+static void scan_section(struct ss_cfi *cfi)
+{
+  struct ss_cie cie = {0};
+  struct ss_fde fde;
+  enum ss_entry kind;
+  size_t offset = 0;
+  while ((kind = ss_cfi_next(&cfi->section, &offset, &cie, &fde)) != SS_ENTRY_END) {
+    if (kind != SS_ENTRY_FDE || fde.start == 0)
+      continue;
+    if (!ss_grow(&cfi->entries, &cfi->entry_cap, cfi->entry_count + 1,
+                 sizeof *cfi->entries))
+      break;
+    cfi->entries[cfi->entry_count++] = (struct ss_cfi_entry){fde.start, fde.offset};
+  }
+  if (cfi->entry_count > 0)
+    qsort(cfi->entries, cfi->entry_count, sizeof *cfi->entries, compare_entries);
+}
+
+static void load(struct ss_cfi *cfi, struct ss_image *image)
+{
+  struct ss_section s;
+  cfi->loaded = true;
+  if (ss_image_section(image, ".eh_frame", &s) && s.len > 4) {
+    cfi->section = (struct ss_cfi_section){s.bytes, s.len, s.vaddr, false};
+    if (ss_image_section(image, ".eh_frame_hdr", &s))
+      use_hdr(cfi, &s);
+  } else if (ss_image_section(image, ".debug_frame", &s)) {
+    cfi->section = (struct ss_cfi_section){s.bytes, s.len, 0, true};
+  }
+  if (cfi->section.len > 0 && cfi->hdr == NULL)
+    scan_section(cfi);
+}
+
+static void cfi_free(void *unwind)
+{
+  struct ss_cfi *cfi = unwind;
+  if (cfi == NULL)
+    return;
+  free(cfi->entries);
+  free(cfi);
+}
+
+struct ss_cfi *ss_cfi_of(struct ss_module *module)
+{
+  if (module->unwind == NULL && module->image != NULL) {
+    module->unwind = calloc(1, sizeof(struct ss_cfi));
+    module->unwind_free = cfi_free;
+  }
+  return module->unwind;
+}
+
+/* The last entry of .eh_frame_hdr that starts at or before vaddr. */
+static bool find_in_hdr(const struct ss_cfi *cfi, uint64_t vaddr, size_t *offset)
+{
+  size_t lo = 0, hi = cfi->hdr_count;
+  struct ss_cursor c;
+  while (lo < hi) {
+    size_t mid = lo + (hi - lo) / 2;
+    c = ss_cursor_init(cfi->hdr + mid * 8, 8);
+    if (cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c) <= vaddr)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  if (lo == 0)
+    return false;
+  c = ss_cursor_init(cfi->hdr + (lo - 1) * 8 + 4, 4);
+  uint64_t at = cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
+  *offset = (size_t)(at - cfi->section.vaddr);
+  return at >= cfi->section.vaddr && at - cfi->section.vaddr < cfi->section.len;
+}
+
+static bool find_in_entries(const struct ss_cfi *cfi, uint64_t vaddr, size_t *offset)
+{
+  size_t lo = 0, hi = cfi->entry_count;
+  while (lo < hi) {
+    size_t mid = lo + (hi - lo) / 2;
+    if (cfi->entries[mid].start <= vaddr)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  if (lo == 0)
+    return false;
+  *offset = cfi->entries[lo - 1].offset;
+  return true;
+}
+
+bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde)
+{
+  struct ss_cfi *cfi = ss_cfi_of(module);
+  size_t offset;
+  if (cfi == NULL)
+    return false;
+  if (!cfi->loaded)
+    load(cfi, module->image);
+  bool found = cfi->hdr != NULL ? find_in_hdr(cfi, vaddr, &offset)
+                                : find_in_entries(cfi, vaddr, &offset);
+  return found && ss_fde_parse(&cfi->section, offset, fde) && vaddr >= fde->start &&
+         vaddr < fde->end;
+}

@@ -1,0 +1,119 @@
+/*
+ * A copied stack with the live, deeper part behind it.
+ *
+ * The thread runs on while its snapshot is unwound, so bytes beyond the copy may
+ * belong to another moment. They are fetched together with the copy's last
+ * 256 bytes, and believed only while these are unchanged: a thread that
+ * returned below the copy's end and called again has almost certainly written
+ * there. What lies outside the stack (code, unwind data, a signal's other
+ * stack) is read live without that check.
+ */
+#include "stacksample/limits.h"
+#include "unwind_priv.h"
+
+#define OVERLAP 256
+#define FIRST_FETCH 16384
+#define RED_ZONE 128 /* psABI 3.2.2: below sp the copy has nothing */
+
+/* Makes room for `want` bytes behind the copy. */
+static bool reserve_more(struct ss_snapshot *s, size_t want)
+{
+  if (want <= s->more_cap)
+    return true;
+  unsigned char *grown = realloc(s->more, want);
+  if (grown == NULL)
+    return false;
+  s->more = grown;
+  s->more_cap = want;
+  return true;
+}
+
+/* Fetches the live bytes [sp+len, sp+len+want), checked by the overlap. */
+static void fetch_more(struct ss_snapshot *s, size_t want)
+{
+  size_t overlap = s->len < OVERLAP ? s->len : OVERLAP;
+  uint64_t end = s->sp + s->len;
+  if (s->stack_end > end && want > s->stack_end - end)
+    want = (size_t)(s->stack_end - end);
+  if (want > SS_STACK_READ_MAX)
+    want = SS_STACK_READ_MAX;
+  if (want <= s->more_len || !reserve_more(s, want + overlap))
+    return;
+  size_t got = ss_mem_read(s->live, end - overlap, s->more, want + overlap);
+  if (got < overlap || memcmp(s->more, s->bytes + (s->len - overlap), overlap) != 0) {
+    s->stale = true;
+    s->more_len = 0;
+    return;
+  }
+  memmove(s->more, s->more + overlap, got - overlap);
+  s->more_len = got - overlap;
+}
+
+/* Bytes behind the copy, from the offset `off` behind its end. */
+static size_t read_more(struct ss_snapshot *s, size_t off, void *buf, size_t len)
+{
+  if (s->live == NULL || s->stale)
+    return 0;
+  if (off + len > s->more_len) {
+    size_t want = s->more_len == 0 ? FIRST_FETCH : s->more_len * 4;
+    fetch_more(s, want > off + len ? want : off + len);
+  }
+  if (off >= s->more_len)
+    return 0;
+  size_t n = s->more_len - off < len ? s->more_len - off : len;
+  memcpy(buf, s->more + off, n);
+  return n;
+}
+
+static bool beyond_stack(const struct ss_snapshot *s, uint64_t addr)
+{
+  if (addr < s->sp)
+    return s->sp - addr > RED_ZONE;
+  if (s->stack_end > s->sp)
+    return addr >= s->stack_end;
+  return addr - s->sp >= s->len + SS_STACK_READ_MAX;
+}
+
+static size_t snapshot_read(const struct ss_mem *mem, uint64_t addr, void *buf,
+                            size_t len)
+{
+  /* The cache of fetched bytes changes, the memory it stands for does not. */
+  struct ss_snapshot *s = (struct ss_snapshot *)(uintptr_t)mem;
+  if (beyond_stack(s, addr))
+    return s->live == NULL ? 0 : ss_mem_read(s->live, addr, buf, len);
+  if (addr < s->sp || len > SS_STACK_READ_MAX)
+    return 0;
+  uint64_t off = addr - s->sp;
+  size_t got = 0;
+  if (off < s->len) {
+    got = s->len - (size_t)off < len ? s->len - (size_t)off : len;
+    memcpy(buf, s->bytes + off, got);
+    off += got;
+  }
+  if (got < len)
+    got += read_more(s, (size_t)(off - s->len), (char *)buf + got, len - got);
+  return got;
+}
+
+void ss_snapshot_init(struct ss_snapshot *s, uint64_t sp, const void *bytes, size_t len,
+                      const struct ss_mem *live, uint64_t stack_end)
+{
+  *s = (struct ss_snapshot){.mem = {.read = snapshot_read},
+                            .sp = sp,
+                            .bytes = bytes,
+                            .len = sp + len < sp ? 0 : len,
+                            .live = live,
+                            .stack_end = stack_end};
+}
+
+void ss_snapshot_release(struct ss_snapshot *s)
+{
+  free(s->more);
+  s->more = NULL;
+  s->more_len = s->more_cap = 0;
+}
+
+bool ss_snapshot_is_stale(const struct ss_mem *mem)
+{
+  return mem->read == snapshot_read && ((const struct ss_snapshot *)mem)->stale;
+}

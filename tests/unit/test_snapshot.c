@@ -1,0 +1,131 @@
+/* A copied stack with checked live memory behind it. */
+#include "unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/unwind.h"
+
+#define BASE 0x7ffc00000000u
+#define STACK 65536
+
+struct fake {
+  struct ss_mem mem;
+  unsigned char bytes[STACK];
+  int reads;
+};
+
+static size_t fake_read(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len)
+{
+  struct fake *f = (struct fake *)(uintptr_t)mem;
+  f->reads++;
+  if (addr < BASE || addr >= BASE + STACK)
+    return 0;
+  size_t left = (size_t)(BASE + STACK - addr);
+  len = len < left ? len : left;
+  memcpy(buf, f->bytes + (addr - BASE), len);
+  return len;
+}
+
+static struct fake *fake_new(void)
+{
+  struct fake *f = calloc(1, sizeof *f);
+  f->mem.read = fake_read;
+  for (size_t i = 0; i < STACK; i++)
+    f->bytes[i] = (unsigned char)(i * 7 + i / 256);
+  return f;
+}
+
+static void test_copy_needs_no_live_memory(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  unsigned char buf[64];
+  ss_snapshot_init(&s, BASE + 1000, f->bytes + 1000, 4096, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 1100, buf, 64), 64);
+  assert_memory_equal(buf, f->bytes + 1100, 64);
+  assert_int_equal(f->reads, 0);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
+static void test_goes_on_behind(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  unsigned char buf[64];
+  ss_snapshot_init(&s, BASE, f->bytes, 4096, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 4096 - 10, buf, 64), 64);
+  assert_memory_equal(buf, f->bytes + 4096 - 10, 64);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + STACK - 64, buf, 64), 64);
+  assert_memory_equal(buf, f->bytes + STACK - 64, 64);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + STACK - 10, buf, 64), 10);
+  assert_true(f->reads <= 4); /* large reads, not one a word */
+  assert_false(s.stale);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
+static void test_changed_memory_is_refused(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  unsigned char copy[4096], buf[16];
+  memcpy(copy, f->bytes, sizeof copy);
+  f->bytes[4095 - 200]++;
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 5000, buf, 16), 0);
+  assert_true(s.stale);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 4088, buf, 16), 8);
+  ss_snapshot_release(&s);
+  /* A change further down is none of our business. */
+  memcpy(copy, f->bytes, sizeof copy);
+  f->bytes[100]++;
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 5000, buf, 16), 16);
+  assert_false(s.stale);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
+static void test_without_live_memory(void **state)
+{
+  (void)state;
+  unsigned char copy[100] = {1}, buf[16];
+  struct ss_snapshot s;
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, NULL, 0);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 96, buf, 16), 4);
+  assert_int_equal(ss_mem_read(&s.mem, BASE - 8, buf, 8), 0);
+  assert_int_equal(ss_mem_read(&s.mem, 0x1000, buf, 8), 0);
+  assert_int_equal(ss_mem_read(&s.mem, UINT64_MAX - 3, buf, 8), 0);
+  ss_snapshot_release(&s);
+}
+
+/* Nothing was copied (a blocked thread): everything is live. */
+static void test_empty_copy(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  unsigned char buf[16];
+  ss_snapshot_init(&s, BASE + 512, NULL, 0, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 600, buf, 16), 16);
+  assert_memory_equal(buf, f->bytes + 600, 16);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_copy_needs_no_live_memory),
+      cmocka_unit_test(test_goes_on_behind),
+      cmocka_unit_test(test_changed_memory_is_refused),
+      cmocka_unit_test(test_without_live_memory),
+      cmocka_unit_test(test_empty_copy),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,310 @@
+/* Real stacks of stopped children, against the calls that were made. */
+#include "unit.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "stacksample/limits.h"
+#include "stopped.h"
+
+static struct ss_frame frames[SS_FRAMES_MAX];
+static volatile int sink;
+
+__attribute__((noinline)) static void stop_here(void)
+{
+  raise(SIGSTOP);
+  sink++;
+}
+
+__attribute__((noinline)) static void inner(void)
+{
+  stop_here();
+  sink++;
+}
+
+__attribute__((noinline)) static void outer(void)
+{
+  inner();
+  sink++;
+}
+
+static size_t unwind_all(struct stopped *s, enum ss_end *end)
+{
+  size_t count;
+  *end = ss_unwind_stack(s->unwinder, &s->space, &s->live.mem, &s->regs, frames,
+                         SS_FRAMES_MAX, &count);
+  return count;
+}
+
+static void expect_in_order(size_t count, const char *const *names)
+{
+  size_t at = 0;
+  for (; *names != NULL; names++) {
+    at = stopped_find(frames, count, at, *names);
+    if (at == 0)
+      fail_msg("no frame of %s", *names);
+  }
+}
+
+/* Each frame's extent ends where its caller's begins. */
+static void expect_nested(size_t count)
+{
+  for (size_t i = 0; i + 1 < count; i++) {
+    assert_true(frames[i].cfa > frames[i].sp || frames[i].signal);
+    if (!frames[i].signal)
+      assert_int_equal(frames[i].cfa, frames[i + 1].sp);
+  }
+}
+
+static void test_call_chain(void **state)
+{
+  (void)state;
+  static const char *const names[] = {"stop_here", "inner",  "outer",
+                                      "main",      "_start", NULL};
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, stopped_fork(outer));
+  size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  expect_in_order(count, names);
+  expect_nested(count);
+  size_t at = stopped_find(frames, count, 0, "inner") - 1;
+  assert_int_not_equal(frames[at].function, 0);
+  assert_true(frames[at].vaddr > frames[at].function);
+  assert_int_equal(frames[count - 1].cfa, 0);
+  stopped_release(&s);
+}
+
+static void handler(int sig)
+{
+  (void)sig;
+  inner();
+  sink++;
+}
+
+__attribute__((noinline)) static void interrupted(void)
+{
+  /* The handler runs inside this function, not inside a call of it. */
+  __asm__ volatile("syscall" ::"a"(39L) : "rcx", "r11", "memory");
+  kill(getpid(), SIGUSR1);
+  sink++;
+}
+
+static void in_handler(void)
+{
+  struct sigaction sa = {.sa_handler = handler};
+  sigaction(SIGUSR1, &sa, NULL);
+  interrupted();
+}
+
+static void test_signal_frame(void **state)
+{
+  (void)state;
+  static const char *const names[] = {"stop_here",  "inner", "handler", "interrupted",
+                                      "in_handler", "main",  NULL};
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, stopped_fork(in_handler));
+  size_t count = unwind_all(&s, &end), signals = 0;
+  assert_int_equal(end, SS_END_COMPLETE);
+  expect_in_order(count, names);
+  for (size_t i = 0; i < count; i++)
+    signals += frames[i].signal;
+  assert_int_equal(signals, 1);
+  stopped_release(&s);
+}
+
+static char alternate[65536];
+
+static void on_other_stack(void)
+{
+  stack_t stack = {.ss_sp = alternate, .ss_size = sizeof alternate};
+  struct sigaction sa = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+  sigaltstack(&stack, NULL);
+  sigaction(SIGUSR1, &sa, NULL);
+  interrupted();
+}
+
+static void test_signal_stack(void **state)
+{
+  (void)state;
+  static const char *const names[] = {"stop_here",      "handler", "interrupted",
+                                      "on_other_stack", "main",    NULL};
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, stopped_fork(on_other_stack));
+  size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  expect_in_order(count, names);
+  stopped_release(&s);
+}
+
+static int recurse(int n);
+/* By a pointer, so that there is one function of this name and no clone. */
+static int (*volatile recurse_again)(int) = recurse;
+
+static int recurse(int n)
+{
+  volatile char room[2000];
+  room[0] = (char)n;
+  if (n == 0)
+    stop_here();
+  else
+    recurse_again(n - 1);
+  return room[0] + sink;
+}
+
+static void deep(void)
+{
+  recurse_again(40);
+}
+
+/* A snapshot much smaller than the stack goes on in live memory. */
+static void test_deeper_than_snapshot(void **state)
+{
+  (void)state;
+  struct stopped s;
+  struct ss_snapshot snapshot;
+  unsigned char bytes[4096];
+  size_t count, level = 0;
+  stopped_init(&s, stopped_fork(deep));
+  uint64_t sp = s.regs.r[SS_REG_SP];
+  const struct ss_map *stack = ss_maps_find(&s.maps, sp);
+  assert_true(ss_mem_get(&s.live.mem, sp, bytes, sizeof bytes));
+  ss_snapshot_init(&snapshot, sp, bytes, sizeof bytes, &s.live.mem, stack->end);
+  enum ss_end end = ss_unwind_stack(s.unwinder, &s.space, &snapshot.mem, &s.regs, frames,
+                                    SS_FRAMES_MAX, &count);
+  assert_int_equal(end, SS_END_COMPLETE);
+  for (size_t at = 0; (at = stopped_find(frames, count, at, "recurse")) != 0;)
+    level++;
+  assert_int_equal(level, 41);
+  /* What was copied is not what is there now: the rest is not believed. */
+  ss_snapshot_release(&snapshot);
+  bytes[sizeof bytes - 1] ^= 1;
+  ss_snapshot_init(&snapshot, sp, bytes, sizeof bytes, &s.live.mem, stack->end);
+  end = ss_unwind_stack(s.unwinder, &s.space, &snapshot.mem, &s.regs, frames,
+                        SS_FRAMES_MAX, &count);
+  assert_int_equal(end, SS_END_TRUNCATED);
+  assert_true(count > 1 && count < 10);
+  ss_snapshot_release(&snapshot);
+  stopped_release(&s);
+}
+
+static void test_by_pc_and_sp_alone(void **state)
+{
+  (void)state;
+  struct stopped s;
+  struct ss_frame frame;
+  enum ss_end end;
+  size_t count = 0;
+  stopped_init(&s, stopped_fork(outer));
+  ss_unwind_begin_at(s.unwinder, &s.space, &s.live.mem, s.regs.r[SS_REG_IP],
+                     s.regs.r[SS_REG_SP]);
+  do {
+    end = ss_unwind_step(s.unwinder, &frame);
+    frames[count++] = frame;
+  } while (end == SS_END_NONE);
+  /* raise() is built on rsp; where a later one needs rbp it was saved. */
+  assert_int_equal(frames[0].saved_known, 0);
+  assert_true(stopped_find(frames, count, 0, "stop_here") > 0);
+  stopped_release(&s);
+}
+
+static void *thread_body(void *arg)
+{
+  outer();
+  return arg;
+}
+
+static void in_thread(void)
+{
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, thread_body, NULL) == 0)
+    pthread_join(thread, NULL);
+}
+
+/* The stack of a second thread ends at clone, not at _start. */
+static void test_thread_ends_complete(void **state)
+{
+  (void)state;
+  static const char *const names[] = {"inner", "outer", "thread_body", NULL};
+  int status;
+  pid_t *tids = NULL;
+  size_t tid_count = 0;
+  pid_t pid = fork();
+  if (pid == 0) {
+    in_thread();
+    _exit(0);
+  }
+  assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+  assert_int_equal(ss_tasks_list(pid, &tids, &tid_count), SS_ERR_OK);
+  assert_true(tid_count >= 2);
+  pid_t tid = tids[0] == pid ? tids[1] : tids[0];
+  free(tids);
+  assert_int_equal(ptrace(PTRACE_SEIZE, tid, NULL, NULL), 0);
+  assert_int_equal(waitpid(tid, &status, __WALL), tid);
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, tid);
+  s.process = pid;
+  size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  expect_in_order(count, names);
+  assert_int_equal(stopped_find(frames, count, 0, "_start"), 0);
+  stopped_release(&s);
+}
+
+/* Registers that no program can have: an end, not a crash. */
+static void test_nonsense_registers(void **state)
+{
+  (void)state;
+  struct stopped s;
+  uint64_t seed = 0x9e3779b97f4a7c15u;
+  stopped_init(&s, stopped_fork(outer));
+  struct ss_regs good = s.regs;
+  for (int round = 0; round < 2000; round++) {
+    enum ss_end end;
+    s.regs = good;
+    for (int k = 0; k < 3; k++) {
+      seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+      uint64_t *r = &s.regs.r[seed % SS_REG_COUNT];
+      *r = (seed >> 8 & 3) == 0   ? seed
+           : (seed >> 8 & 3) == 1 ? *r + (seed >> 10 & 0xfff)
+           : (seed >> 8 & 3) == 2 ? good.r[seed >> 12 & 15]
+                                  : 0;
+    }
+    size_t count = unwind_all(&s, &end);
+    assert_true(count >= 1);
+    assert_true(end < SS_END_COUNT);
+  }
+  s.regs = good;
+  s.regs.r[SS_REG_IP] = 0;
+  enum ss_end end;
+  assert_int_equal(unwind_all(&s, &end), 1);
+  assert_int_equal(end, SS_END_NO_MAP);
+  stopped_release(&s);
+}
+
+static void test_words(void **state)
+{
+  (void)state;
+  assert_string_equal(ss_end_word(SS_END_COMPLETE), "complete");
+  assert_string_equal(ss_end_word(SS_END_NO_UNWIND), "no_unwind");
+  assert_string_equal(ss_end_word(SS_END_NONE), "unknown");
+  assert_string_equal(ss_method_word(SS_METHOD_FRAME_POINTER), "frame_pointer");
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_call_chain),
+      cmocka_unit_test(test_signal_frame),
+      cmocka_unit_test(test_signal_stack),
+      cmocka_unit_test(test_deeper_than_snapshot),
+      cmocka_unit_test(test_by_pc_and_sp_alone),
+      cmocka_unit_test(test_thread_ends_complete),
+      cmocka_unit_test(test_nonsense_registers),
+      cmocka_unit_test(test_words),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
