@@ -173,7 +173,7 @@ static bool recount_sample(void *arg, const struct ss_sample_row *row)
   for (uint64_t i = first == NULL ? 0 : *first; i != 0; i = r->next[i - 1]) {
     struct ss_total *total = &r->p->totals[i - 1];
     if (same_total(total, &key)) {
-      total->samples++;
+      total->samples += row->samples;
       total->weight_ns += row->weight_ns;
       break;
     }

@@ -84,6 +84,7 @@ static inline void fx_sample(struct fx *fx, uint64_t time, uint64_t weight,
 {
   struct ss_sample_row row = {.time_ns = time,
                               .weight_ns = weight,
+                              .samples = 1,
                               .thread = thread,
                               .stack = stack,
                               .phase = phase,
