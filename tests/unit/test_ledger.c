@@ -221,6 +221,28 @@ static void a_reading_that_lags_takes_nothing_away(void **state)
   close_books(b);
 }
 
+/* Windows in a row: preemption, stolen time and waits after wakeups, each once. */
+static void run_queue_time_counts_once(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true, true);
+  struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, 0, 0, 0, true);
+  run_out(t, 500 * MS, true);
+  run_in(t, 600 * MS);
+  ss_ledger_schedstat(t, 1000 * MS, 700 * MS, 100 * MS); /* 200 ms were stolen */
+  run_out(t, 1100 * MS, false);
+  ss_ledger_schedstat(t, 2000 * MS, 800 * MS, 150 * MS);
+  run_in(t, 2100 * MS);
+  run_out(t, 2200 * MS, false);
+  ss_ledger_schedstat(t, 3000 * MS, 900 * MS, 150 * MS);
+  ss_ledger_end(t, 3000 * MS);
+  ss_ledger_flush(b->ledger);
+  assert_int_equal(in_state(b, 0, SS_STATE_RUNNABLE), (100 + 200 + 50) * MS);
+  assert_int_equal(in_state(b, 0, SS_STATE_USER), 900 * MS);
+  assert_int_equal(in_state(b, 0, SS_STATE_WAIT), 1750 * MS);
+  close_books(b);
+}
+
 static void stolen_time_is_runnable(void **state)
 {
   (void)state;
@@ -523,6 +545,7 @@ int main(void)
       cmocka_unit_test(a_thread_without_samples_or_readings),
       cmocka_unit_test(a_reading_overrules_the_switches),
       cmocka_unit_test(a_reading_that_lags_takes_nothing_away),
+      cmocka_unit_test(run_queue_time_counts_once),
       cmocka_unit_test(stolen_time_is_runnable),
       cmocka_unit_test(a_reading_is_applied_at_its_own_time),
       cmocka_unit_test(figures_from_before_the_birth_do_not_count),
