@@ -517,6 +517,9 @@ static void any_history_is_conserved(void **state)
     uint64_t cpu = ss_ledger_end(t, c.now);
     ss_ledger_flush(b->ledger);
     assert_int_equal(life(b, 5), c.now - birth);
+    for (enum ss_state s = 0; s < SS_STATE_COUNT; s++) { /* none below 0 for another */
+      assert_true(in_state(b, 5, s) <= c.now - birth);
+    }
     assert_int_equal(in_state(b, 5, SS_STATE_USER) + in_state(b, 5, SS_STATE_KERNEL) +
                          in_state(b, 5, SS_STATE_SPIN),
                      cpu);

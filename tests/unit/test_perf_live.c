@@ -19,11 +19,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "stacksample/context.h"
 #include "stacksample/engine.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
-enum { NOBODY = 65534, SPIN_MS = 1000, THREADS = 2 };
+enum { NOBODY = 65534, SPIN_MS = 500, THREADS = 2 };
 
 /* ---- the victim ----------------------------------------------------------------------
  */
@@ -77,6 +78,79 @@ static pid_t start_victim(int *go)
   return pid;
 }
 
+/* ---- its ledger
+ * --------------------------------------------------------------------------- */
+
+struct account {
+  pid_t tid;
+  uint64_t birth_ns, end_ns;
+  struct ss_ledger_thread *thread;
+};
+struct books {
+  struct ss_ledger *ledger;
+  struct account accounts[16];
+  uint32_t count;
+  uint64_t ns[SS_STATE_COUNT], emitted_ns;
+};
+
+static void on_emit(void *arg, uint32_t thread, uint32_t phase, enum ss_state state,
+                    uint64_t ns)
+{
+  struct books *books = arg;
+  (void)thread;
+  (void)phase;
+  books->ns[state] += ns;
+  books->emitted_ns += ns;
+}
+
+static struct account *account_of(struct books *books, pid_t tid)
+{
+  for (uint32_t i = 0; i < books->count; i++) {
+    if (books->accounts[i].tid == tid) {
+      return &books->accounts[i];
+    }
+  }
+  return NULL;
+}
+
+static void open_account(struct books *books, pid_t tid, uint64_t time_ns)
+{
+  if (books->count < 16) {
+    struct account *a = &books->accounts[books->count];
+    a->tid = tid;
+    a->birth_ns = time_ns;
+    a->thread = ss_ledger_birth(books->ledger, books->count++, 0, time_ns, false);
+  }
+}
+
+static void close_account(struct account *a, pid_t pid, uint64_t time_ns)
+{
+  uint64_t cpu_ns, wait_ns;
+  if (ss_schedstat_read(pid, a->tid, &cpu_ns, &wait_ns)) {
+    ss_ledger_schedstat(a->thread, time_ns, cpu_ns, wait_ns);
+  }
+  ss_ledger_end(a->thread, time_ns);
+  a->thread = NULL;
+  a->end_ns = time_ns;
+}
+
+static void keep_books(struct books *books, const struct ss_record *r)
+{
+  struct account *a = account_of(books, r->tid);
+  if (r->type == SS_REC_FORK) {
+    open_account(books, r->tid, r->time_ns);
+  } else if (r->type == SS_REC_LOST) {
+    ss_ledger_gap(books->ledger, r->time_ns);
+  } else if (a && a->thread && r->type == SS_REC_SWITCH) {
+    ss_ledger_switch(a->thread, r->time_ns, r->u.sw.out, r->u.sw.preempted);
+  } else if (a && a->thread && r->type == SS_REC_SAMPLE) {
+    ss_ledger_sample(a->thread, r->time_ns,
+                     r->u.sample.kernel ? SS_STATE_KERNEL : SS_STATE_USER);
+  } else if (a && a->thread && r->type == SS_REC_EXIT) {
+    close_account(a, r->pid, r->time_ns);
+  }
+}
+
 /* ---- what was seen --------------------------------------------------------------------
  */
 
@@ -84,6 +158,7 @@ struct seen {
   uint64_t samples, kernel, no_regs, outside, no_stack;
   uint64_t switches, forks, exits, backwards, before_birth;
   uint64_t last_ns;
+  struct books books;
   pid_t born[16];
   size_t born_count;
   struct {
@@ -146,6 +221,7 @@ static void see(struct seen *seen, const struct ss_record *r)
 {
   seen->backwards += r->time_ns < seen->last_ns;
   seen->last_ns = r->time_ns;
+  keep_books(&seen->books, r);
   switch (r->type) {
   case SS_REC_SAMPLE:
     see_sample(seen, r);
@@ -194,11 +270,17 @@ static int lock_perf(void)
   return fd;
 }
 
-/* Within 3 %, and two periods for what the threads' ends leave over. */
-static bool about(uint64_t a, uint64_t b, uint64_t slack)
+/* `slack`: what the threads' ends leave over. */
+static bool about(uint64_t a, uint64_t b, uint64_t percent, uint64_t slack)
 {
   uint64_t diff = a > b ? a - b : b - a;
-  return diff * 100 <= 3 * b + slack * 100;
+  return diff * 100 <= percent * b + slack * 100;
+}
+
+/* Of samples; hits in the kernel (on a busy machine: some percent) may be hidden. */
+static uint64_t tolerance(bool kernel_samples)
+{
+  return kernel_samples ? 3 : 10;
 }
 
 #define CHECK(cond) ((cond) ? 0 : (fprintf(stderr, "line %d: %s\n", __LINE__, #cond), 1))
@@ -215,7 +297,8 @@ static int check(const struct seen *seen, const struct ss_perf_facts *facts,
       (unsigned long long)seen->switches, counts->fifo);
   int bad = 0;
   bad += CHECK(count_ns > (uint64_t)THREADS * SPIN_MS * 900000);
-  bad += CHECK(about(seen->samples + counts->lost, expected, THREADS));
+  bad += CHECK(about(seen->samples + counts->lost, expected,
+                     tolerance(facts->kernel_samples), THREADS));
   bad += CHECK(counts->samples == seen->samples + counts->queue_full);
   bad += CHECK(counts->undecodable == 0);
   bad += CHECK(seen->no_regs == 0 && seen->no_stack == 0);
@@ -228,6 +311,30 @@ static int check(const struct seen *seen, const struct ss_perf_facts *facts,
   return bad;
 }
 
+static int check_books(struct books *books, uint64_t count_ns)
+{
+  ss_ledger_flush(books->ledger);
+  int bad = 0;
+  uint64_t lives = 0;
+  for (uint32_t i = 0; i < books->count; i++) {
+    bad += CHECK(books->accounts[i].end_ns > 0);
+    lives += books->accounts[i].end_ns - books->accounts[i].birth_ns;
+  }
+  uint64_t cpu = books->ns[SS_STATE_USER] + books->ns[SS_STATE_KERNEL];
+  fprintf(stderr, "lives %llu ms:", (unsigned long long)lives / 1000000);
+  for (int i = 0; i < SS_STATE_COUNT; i++) {
+    fprintf(stderr, " %s %.1f", ss_state_word((enum ss_state)i),
+            (double)books->ns[i] / 1e6);
+  }
+  fprintf(stderr, "\n");
+  bad += CHECK(books->count == THREADS);
+  bad += CHECK(books->emitted_ns == lives);
+  bad += CHECK(books->ns[SS_STATE_UNKNOWN] * 100 < lives);
+  bad += CHECK(about(cpu, count_ns, 3, 0));
+  bad += CHECK(books->ns[SS_STATE_KERNEL] * 10 < cpu);
+  return bad;
+}
+
 static int profile_a_child(void)
 {
   int bad = 1, go = -1, status = 0;
@@ -235,7 +342,7 @@ static int profile_a_child(void)
   struct ss_capture *capture = NULL;
   struct ss_diag diag = {0};
   struct seen *seen = calloc(1, sizeof *seen);
-  struct ss_perf_config config = {.rate_hz = 200,
+  struct ss_perf_config config = {.rate_hz = 400,
                                   .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
                                   .inherit = true,
                                   .switches = true};
@@ -245,8 +352,12 @@ static int profile_a_child(void)
     fprintf(stderr, "not opened: %s\n", diag.text);
     goto out;
   }
+  const struct ss_perf_facts *facts = ss_perf_facts(perf);
+  seen->books.ledger = ss_ledger_new(facts->period_ns, facts->kernel_samples,
+                                     facts->switches, on_emit, &seen->books);
   load_exec_maps(seen);
   seen->born[seen->born_count++] = pid;
+  open_account(&seen->books, pid, ss_now_ns());
   ss_perf_enable(perf, true);
   ss_close(&go);
   watch_until_end(capture, pid, seen);
@@ -255,7 +366,9 @@ static int profile_a_child(void)
   take(capture, seen);
   struct ss_capture_counts counts;
   ss_capture_counts(capture, &counts);
-  bad = check(seen, ss_perf_facts(perf), &counts, count_ns);
+  bad = check(seen, facts, &counts, count_ns);
+  bad += check_books(&seen->books, count_ns);
+  ss_ledger_free(seen->books.ledger);
 out:
   ss_close(&go);
   ss_capture_free(capture);
