@@ -1,0 +1,476 @@
+/*
+ * Taking a look: list the tree, then for each thread its facts, its native
+ * stack, its Python frames.
+ *
+ * What is copied is copied while the thread stands still (by itself or by our
+ * stop); unwinding and merging happen after it was let go. The files, tables
+ * and code objects of a process stay in the looker for the next look.
+ */
+#include "stacksample/look.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/blocked.h"
+#include "stacksample/limits.h"
+#include "stacksample/output.h"
+#include "stacksample/python.h"
+#include "stacksample/sys.h"
+#include "stacksample/unwind.h"
+
+#include "look_priv.h"
+
+#define COPY_BYTES (64u << 10)    /* of a thread's stack, at once */
+#define STOP_DEADLINE_MS 50
+#define CMDLINE_MAX (64u << 10)
+#define ARGV_KEPT 256
+#define FRAMES_CAP (SS_FRAMES_MAX + SS_PY_FRAMES_MAX)
+
+struct known_process { /* one process, kept between looks */
+  struct ss_identity id;
+  struct ss_mem_live live;
+  struct ss_maps maps;
+  struct ss_unwind_space space;
+  struct ss_py *py;
+  struct ss_testenv env;
+  struct known_process *next;
+};
+
+struct ss_looker {
+  pid_t root;
+  struct ss_paths *paths;
+  struct ss_modules *modules;
+  struct ss_unwinder *unwinder;
+  struct known_process *processes;
+  struct ss_frame *native;
+  struct ss_merged *merged;
+  unsigned char *stack; /* COPY_BYTES */
+  unsigned char *raw;   /* SS_PLAN_BYTES_MAX */
+};
+
+struct ss_looker *ss_looker_new(pid_t root)
+{
+  struct ss_looker *l = calloc(1, sizeof(*l));
+
+  if (l == NULL)
+    return NULL;
+  l->root = root;
+  l->paths = ss_paths_new();
+  l->modules = ss_modules_new();
+  l->unwinder = ss_unwinder_new();
+  l->native = calloc(SS_FRAMES_MAX, sizeof(*l->native));
+  l->merged = calloc(FRAMES_CAP, sizeof(*l->merged));
+  l->stack = malloc(COPY_BYTES);
+  l->raw = malloc(SS_PLAN_BYTES_MAX);
+  if (!l->paths || !l->modules || !l->unwinder || !l->native || !l->merged || !l->stack ||
+      !l->raw) {
+    ss_looker_free(l);
+    return NULL;
+  }
+  return l;
+}
+
+static void known_free(struct known_process *k)
+{
+  ss_py_free(k->py);
+  ss_testenv_release(&k->env);
+  ss_maps_release(&k->maps);
+  ss_mem_live_release(&k->live);
+  free(k);
+}
+
+void ss_looker_free(struct ss_looker *l)
+{
+  if (l == NULL)
+    return;
+  while (l->processes) {
+    struct known_process *k = l->processes;
+    l->processes = k->next;
+    known_free(k);
+  }
+  ss_unwinder_free(l->unwinder);
+  ss_modules_free(l->modules);
+  ss_paths_free(l->paths);
+  free(l->native);
+  free(l->merged);
+  free(l->stack);
+  free(l->raw);
+  free(l);
+}
+
+/* ---- processes -------------------------------------------------------------------- */
+
+static struct known_process *known_new(struct ss_looker *l, pid_t pid)
+{
+  struct known_process *k = calloc(1, sizeof(*k));
+
+  if (k == NULL || !ss_identity_get(&k->id, pid)) {
+    free(k);
+    return NULL;
+  }
+  ss_mem_live_init(&k->live, pid);
+  ss_maps_init(&k->maps, l->paths);
+  k->space = (struct ss_unwind_space){
+      .pid = pid, .maps = &k->maps, .modules = l->modules, .live = &k->live.mem};
+  k->next = l->processes;
+  l->processes = k;
+  return k;
+}
+
+/* The process as we know it; a number that came back is somebody new. Its
+ * mappings are read at each look. */
+static struct known_process *know(struct ss_looker *l, pid_t pid, struct ss_diag *diag)
+{
+  struct known_process **link = &l->processes, *k;
+
+  while (*link && (*link)->id.pid != pid)
+    link = &(*link)->next;
+  k = *link;
+  if (k && !ss_identity_alive(&k->id)) {
+    *link = k->next;
+    ss_unwinder_forget(l->unwinder, pid);
+    known_free(k);
+    k = NULL;
+  }
+  if (k == NULL)
+    k = known_new(l, pid);
+  if (k == NULL) {
+    ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
+    return NULL;
+  }
+  if (ss_maps_load(&k->maps, pid, diag) != SS_ERR_OK)
+    return NULL;
+  return k;
+}
+
+static void describe_command(struct ss_look_process *p)
+{
+  struct ss_buf cmdline = {0}, quoted = {0};
+  char *words[ARGV_KEPT + 1];
+  size_t n = 0;
+
+  if (ss_cmdline_read(p->pid, CMDLINE_MAX, &cmdline) == SS_ERR_OK)
+    for (size_t at = 0; at < cmdline.len && n < ARGV_KEPT; n++) {
+      words[n] = cmdline.data + at;
+      at += strlen(words[n]) + 1;
+    }
+  words[n] = NULL;
+  (void)ss_command_quote(&quoted, words, false);
+  p->command = strdup(ss_buf_str(&quoted));
+  ss_buf_release(&cmdline);
+  ss_buf_release(&quoted);
+}
+
+static void describe(struct known_process *k, struct ss_look_process *p)
+{
+  uint64_t ticks = (uint64_t)sysconf(_SC_CLK_TCK);
+  struct ss_test_id test;
+  struct ss_stat st;
+  struct timespec boot;
+
+  if (ss_stat_read(&st, p->pid, 0) && clock_gettime(CLOCK_BOOTTIME, &boot) == 0) {
+    uint64_t up = (uint64_t)boot.tv_sec * 1000000000 + (uint64_t)boot.tv_nsec;
+    uint64_t start = st.start_ticks * (1000000000 / ticks);
+    p->ppid = st.ppid;
+    p->up_ns = up > start ? up - start : 0;
+  }
+  describe_command(p);
+  (void)ss_testenv_update(&k->env, &k->space, &k->live.mem);
+  snprintf(p->worker, sizeof(p->worker), "%s", k->env.worker);
+  if (k->env.value == NULL)
+    return;
+  ss_test_parse(k->env.value, k->env.value_len, &test);
+  p->test = strndup(test.id, test.id_len);
+  snprintf(p->phase, sizeof(p->phase), "%.*s", (int)test.phase_len, test.phase);
+}
+
+/* ---- one thread: copying ------------------------------------------------------------- */
+
+struct copied { /* what was taken while the thread stood still */
+  struct ss_looker *looker;
+  struct known_process *known;
+  pid_t tid;
+  struct ss_regs regs;
+  size_t stack_len;
+  struct ss_read_plan plan;
+  size_t raw_len;
+  bool done;
+};
+
+static void copy_now(void *arg, const struct ss_regs *regs)
+{
+  struct copied *c = arg;
+
+  c->regs = *regs;
+  c->stack_len = ss_mem_read(&c->known->live.mem, regs->r[SS_REG_SP], c->looker->stack,
+                             COPY_BYTES);
+  if (c->plan.count > 0)
+    c->raw_len = ss_read_plan_run(&c->plan, c->known->id.pid, c->looker->raw,
+                                  SS_PLAN_BYTES_MAX);
+  c->done = true;
+}
+
+static void copy_blocked(struct copied *c, const struct ss_blocked *b)
+{
+  struct ss_regs regs = {0};
+
+  regs.r[SS_REG_SP] = b->sp;
+  regs.r[SS_REG_IP] = b->ip;
+  copy_now(c, &regs);
+}
+
+static void copy_running(struct copied *c, struct ss_look *look, struct ss_look_thread *t)
+{
+  struct ss_diag diag = {0};
+
+  if (ss_stop_look(c->tid, STOP_DEADLINE_MS, copy_now, c, &t->stopped_ns, &diag) != SS_ERR_OK)
+    t->why = diag.err == SS_ERR_ACCESS ? "running, and may not be stopped"
+                                       : "running, and did not stop in time";
+  if (!c->done)
+    return;
+  look->stops++;
+  look->stop_total_ns += t->stopped_ns;
+  if (t->stopped_ns > look->stop_max_ns)
+    look->stop_max_ns = t->stopped_ns;
+}
+
+/* ---- one thread: frames ----------------------------------------------------------------- */
+
+static void native_frame(struct ss_looker *l, const struct ss_frame *f,
+                         struct ss_look_frame *out)
+{
+  struct ss_module *module;
+  struct ss_symbol symbol;
+  struct ss_buf shown = {0};
+  char *demangled;
+
+  if (f->module == NULL) {
+    out->offset = f->ip;
+    return;
+  }
+  module = ss_modules_at(l->modules, f->module->id);
+  out->library = strdup(module->name);
+  out->offset = f->function ? f->function : f->vaddr;
+  if (!ss_module_symbol(module, f->vaddr, &symbol))
+    return;
+  demangled = ss_demangle(symbol.name);
+  if (demangled == NULL)
+    return;
+  ss_symbol_shown(demangled, &shown);
+  out->name = strdup(ss_buf_str(&shown));
+  ss_buf_release(&shown);
+  free(demangled);
+}
+
+static void python_frame(const struct ss_merged *m, struct ss_look_frame *out)
+{
+  out->python = true;
+  out->name = strdup(m->code->function);
+  out->file = strdup(m->code->file);
+  out->line = m->line;
+  out->first_line = m->code->first_line;
+}
+
+static void keep_frames(struct ss_looker *l, const struct ss_look_options *options,
+                        struct ss_look_thread *t, size_t merged)
+{
+  t->frames = calloc(merged ? merged : 1, sizeof(*t->frames));
+  if (t->frames == NULL)
+    return;
+  for (size_t i = 0; i < merged; i++) {
+    const struct ss_merged *m = &l->merged[i];
+    if (m->kind == SS_MERGED_PYTHON)
+      python_frame(m, &t->frames[t->n_frames++]);
+    else if (!options->no_native)
+      native_frame(l, &l->native[m->native], &t->frames[t->n_frames++]);
+  }
+}
+
+static void open_python(struct known_process *k, struct ss_look_process *p)
+{
+  struct ss_diag diag = {0};
+
+  if (k->py == NULL)
+    (void)ss_py_open(&k->py, &k->space, &diag);
+  if (k->py)
+    snprintf(p->python, sizeof(p->python), "%s", ss_py_version(k->py));
+}
+
+static void unwind(struct copied *c, const struct ss_look_options *options,
+                   struct ss_look_thread *t)
+{
+  struct ss_looker *l = c->looker;
+  struct known_process *k = c->known;
+  struct ss_map *stack = ss_maps_find(&k->maps, c->regs.r[SS_REG_SP]);
+  struct ss_span spans[SS_PLAN_REGIONS_MAX];
+  struct ss_py_result result = {0};
+  struct ss_snapshot snapshot;
+  struct ss_mem_spans mem;
+  size_t native = 0, merged = 0;
+  enum ss_end end;
+
+  ss_snapshot_init(&snapshot, c->regs.r[SS_REG_SP], l->stack, c->stack_len, &k->live.mem,
+                   stack ? stack->end : c->regs.r[SS_REG_SP] + c->stack_len);
+  end = ss_unwind_stack(l->unwinder, &k->space, &snapshot.mem, &c->regs, l->native,
+                        SS_FRAMES_MAX, &native);
+  t->complete = end == SS_END_COMPLETE;
+  t->why = t->complete ? NULL : ss_end_text(end);
+  ss_mem_spans_init(&mem, spans,
+                    ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans,
+                                       SS_PLAN_REGIONS_MAX),
+                    &k->live.mem);
+  if (k->py && !options->no_python) {
+    ss_py_merge(k->py, t->tid, &snapshot.mem, &mem.mem, l->native, native, l->merged,
+                FRAMES_CAP, &result);
+    merged = result.count;
+    t->has_python = result.has_python && result.python > 0;
+    t->verified = result.verified;
+    if (t->complete && t->has_python && !result.verified)
+      t->why = result.why;
+  }
+  for (; merged == 0 && merged < native; merged = native)
+    for (size_t i = 0; i < native; i++)
+      l->merged[i] = (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)i};
+  keep_frames(l, options, t, merged);
+  ss_snapshot_release(&snapshot);
+}
+
+/* ---- one thread ----------------------------------------------------------------------------- */
+
+static void thread_name(struct known_process *k, struct ss_look_thread *t, const char *comm)
+{
+  if (k->py == NULL || !ss_py_thread_name(k->py, t->tid, t->name, sizeof(t->name)))
+    snprintf(t->name, sizeof(t->name), "%s", comm);
+}
+
+static void thread_role(struct ss_look_thread *t, const char *comm)
+{
+  const char *names[8];
+  size_t n = 0;
+
+  for (size_t i = t->n_frames; i-- > 0 && n < 8;)
+    if (!t->frames[i].python)
+      names[n++] = t->frames[i].name      ? t->frames[i].name
+                   : t->frames[i].library ? t->frames[i].library
+                                          : "";
+  t->role = ss_role_of(names, n, comm, t->tid == t->pid, t->has_python);
+}
+
+static void look_at(struct ss_looker *l, struct known_process *k,
+                    const struct ss_look_options *options, struct ss_look *look,
+                    struct ss_look_thread *t)
+{
+  struct copied copied = {.looker = l, .known = k, .tid = t->tid};
+  struct ss_blocked blocked = {.running = true, .nr = -1};
+  uint64_t wait_ns;
+  struct ss_stat st;
+
+  if (!ss_stat_read(&st, t->pid, t->tid))
+    snprintf(st.comm, sizeof(st.comm), "?");
+  (void)ss_schedstat_read(t->pid, t->tid, &t->cpu_ns, &wait_ns);
+  if (k->py)
+    (void)ss_py_plan(k->py, t->tid, &copied.plan);
+  if (ss_blocked_read(&blocked, t->pid, t->tid) && !blocked.running && blocked.sp != 0)
+    copy_blocked(&copied, &blocked);
+  else if (!options->never_stop && st.state == 'R')
+    copy_running(&copied, look, t);
+  if (copied.done)
+    unwind(&copied, options, t);
+  thread_name(k, t, st.comm);
+  thread_role(t, st.comm);
+  ss_look_waiting(t, &blocked, &st, k->py, &k->live.mem);
+}
+
+/* ---- the look -------------------------------------------------------------------------------- */
+
+static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
+                                   const struct ss_look_options *options,
+                                   struct ss_look *look, size_t *thread_cap,
+                                   struct ss_diag *diag)
+{
+  struct ss_look_process *p = &look->processes[look->n_processes];
+  struct known_process *k = know(l, pid, diag);
+  pid_t *tids = NULL;
+  size_t count = 0;
+
+  if (k == NULL)
+    return diag->err;
+  if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
+    return ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
+  p->pid = pid;
+  open_python(k, p);
+  describe(k, p);
+  for (size_t i = 0; i < count; i++) {
+    struct ss_look_thread *t;
+    if ((options->deadline_ns && ss_now_ns() > options->deadline_ns) ||
+        !ss_grow(&look->threads, thread_cap, look->n_threads + 1, sizeof(*look->threads))) {
+      look->unvisited += count - i;
+      break;
+    }
+    t = &look->threads[look->n_threads++];
+    *t = (struct ss_look_thread){.pid = pid, .tid = tids[i], .for_ns = SS_LOOK_UNKNOWN};
+    look_at(l, k, options, look, t);
+    p->n_threads++;
+  }
+  look->n_processes++;
+  free(tids);
+  return SS_ERR_OK;
+}
+
+enum ss_err ss_look_take(struct ss_looker *l, const struct ss_look_options *options,
+                         struct ss_look **out, struct ss_diag *diag)
+{
+  struct ss_look *look = calloc(1, sizeof(*look));
+  struct ss_diag own = {0}, *d = diag ? diag : &own;
+  enum ss_err err = SS_ERR_OK;
+  size_t thread_cap = 0, count = 0;
+  pid_t *pids = NULL;
+
+  *out = NULL;
+  if (look == NULL)
+    return ss_fail(diag, SS_ERR_NOMEM, "no memory for a dump");
+  look->at_ns = ss_now_ns();
+  look->wall_ns = ss_wall_ns();
+  if (options->no_children || ss_tree_list(l->root, &pids, &count) != SS_ERR_OK)
+    count = 0;
+  look->processes = calloc(count + 1, sizeof(*look->processes));
+  if (look->processes == NULL)
+    err = ss_fail(d, SS_ERR_NOMEM, "no memory for a dump");
+  else
+    err = look_at_process(l, l->root, options, look, &thread_cap, d);
+  for (size_t i = 0; i < count && err == SS_ERR_OK; i++)
+    if (pids[i] != l->root) /* a child that is gone meanwhile is no error */
+      (void)look_at_process(l, pids[i], options, look, &thread_cap, &own);
+  free(pids);
+  look->took_ns = ss_now_ns() - look->at_ns;
+  if (err != SS_ERR_OK) {
+    ss_look_free(look);
+    return err;
+  }
+  *out = look;
+  return SS_ERR_OK;
+}
+
+void ss_look_free(struct ss_look *look)
+{
+  if (look == NULL)
+    return;
+  for (size_t i = 0; i < look->n_threads; i++) {
+    struct ss_look_thread *t = &look->threads[i];
+    for (size_t j = 0; j < t->n_frames; j++) {
+      free(t->frames[j].name);
+      free(t->frames[j].file);
+      free(t->frames[j].library);
+    }
+    free(t->frames);
+    free(t->object);
+  }
+  for (size_t i = 0; i < look->n_processes; i++) {
+    free(look->processes[i].command);
+    free(look->processes[i].test);
+  }
+  free(look->threads);
+  free(look->processes);
+  free(look);
+}

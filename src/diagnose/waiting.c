@@ -1,0 +1,116 @@
+/*
+ * What a thread waits for, as facts: state, system call and its object, since
+ * when. A futex is told apart by who waits in it: the interpreter's own word is
+ * the GIL, a lock's function makes it a lock, anything else is a plain wait.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/sys.h"
+
+#include "look_priv.h"
+
+/* Functions that mean "waiting for a lock", innermost few frames. */
+static const char *const lock_functions[] = {
+    "PyThread_acquire_lock_timed", "PyThread_acquire_lock", "__lll_lock_wait",
+    "___pthread_mutex_lock", "pthread_mutex_lock", "__pthread_mutex_lock",
+    "pthread_rwlock_rdlock", "pthread_rwlock_wrlock", "_PyMutex_LockTimed",
+    "std::mutex::lock", "sem_wait", "__new_sem_wait_slow64",
+};
+#define LOCK_DEPTH 8
+
+static bool in_lock(const struct ss_look_thread *t)
+{
+  for (size_t i = 0; i < t->n_frames && i < LOCK_DEPTH; i++)
+    for (size_t k = 0; k < sizeof(lock_functions) / sizeof(lock_functions[0]); k++)
+      if (t->frames[i].name && strcmp(t->frames[i].name, lock_functions[k]) == 0)
+        return true;
+  return false;
+}
+
+/* Milliseconds of the scheduler's clock at which it last ran, from
+ * /proc/PID/task/TID/sched (kernel/sched/debug.c, se.exec_start); that clock
+ * counts from boot like CLOCK_MONOTONIC, within milliseconds. */
+static uint64_t since_last_run(pid_t pid, pid_t tid)
+{
+  char path[64], text[2048];
+  const char *line;
+  uint64_t at_ns, now_ns = ss_now_ns();
+  ssize_t got;
+  int fd;
+
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", (int)pid, (int)tid);
+  fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return SS_LOOK_UNKNOWN;
+  got = ss_read_some(fd, text, sizeof(text) - 1);
+  ss_close(&fd);
+  if (got <= 0)
+    return SS_LOOK_UNKNOWN;
+  text[got] = '\0';
+  line = strstr(text, "se.exec_start");
+  line = line ? strchr(line, ':') : NULL;
+  if (line == NULL)
+    return SS_LOOK_UNKNOWN;
+  at_ns = (uint64_t)(strtod(line + 1, NULL) * 1e6);
+  return now_ns > at_ns ? now_ns - at_ns : 0;
+}
+
+static enum ss_state futex_state(const struct ss_look_thread *t, struct ss_py *py)
+{
+  if (py && ss_py_is_gil_word(py, t->futex))
+    return SS_STATE_GIL;
+  return in_lock(t) ? SS_STATE_LOCK : SS_STATE_WAIT;
+}
+
+static enum ss_state call_state(const struct ss_look_thread *t, enum ss_wait_kind kind,
+                                struct ss_py *py)
+{
+  switch (kind) {
+  case SS_WAIT_FUTEX:
+    return futex_state(t, py);
+  case SS_WAIT_FD:
+    return SS_STATE_IO;
+  case SS_WAIT_CHILD:
+    return SS_STATE_CHILD;
+  case SS_WAIT_SLEEP:
+    return SS_STATE_SLEEP;
+  case SS_WAIT_OTHER:
+  case SS_WAIT_POLL:
+  case SS_WAIT_SIGNAL:
+  case SS_WAIT_IPC:
+    break;
+  }
+  return SS_STATE_WAIT;
+}
+
+void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
+                     const struct ss_stat *st, struct ss_py *py, const struct ss_mem *mem)
+{
+  struct ss_syscall_info call = ss_arch_syscall(b->nr);
+  struct ss_buf object = {0};
+
+  t->uninterruptible = st->state == 'D';
+  t->gil_holder = -1;
+  if (st->state == 'T' || st->state == 't') {
+    t->state = SS_STATE_STOPPED;
+    t->for_ns = since_last_run(t->pid, t->tid);
+    return;
+  }
+  if (b->running || b->nr < 0) {
+    t->state = st->state == 'R' ? SS_STATE_USER : SS_STATE_UNKNOWN;
+    t->for_ns = st->state == 'R' ? 0 : SS_LOOK_UNKNOWN;
+    return;
+  }
+  t->syscall = call.name;
+  t->for_ns = since_last_run(t->pid, t->tid);
+  t->futex = call.kind == SS_WAIT_FUTEX ? b->args[0] : 0;
+  ss_blocked_object(b, t->pid, &object);
+  if (object.len > 0)
+    t->object = strdup(ss_buf_str(&object));
+  ss_buf_release(&object);
+  t->state = call_state(t, call.kind, py);
+  if (t->state == SS_STATE_GIL)
+    t->gil_holder = ss_py_gil_holder(py, t->tid, mem);
+}
