@@ -62,6 +62,10 @@ struct ss_usage {
  * after --help. "--rate 5", "--rate=5", "-r5", "-r 5"; unique prefixes are not
  * accepted (a script must not break when an option is added). */
 int ss_options_parse(const struct ss_usage *usage, int argc, char **argv);
+/* The same for commands whose operand may stand before, between or behind the
+ * options: exactly one is taken. Returns 0 with *operand set, or -1, -2 as above. */
+int ss_options_operand(const struct ss_usage *usage, int argc, char **argv,
+                       const char *operand_name, const char **operand);
 /* "90", "1.5s", "15m", "1h" -> nanoseconds. */
 bool ss_duration_parse(const char *text, uint64_t *ns);
 
@@ -73,6 +77,7 @@ int ss_main(int argc, char **argv);
 
 int ss_cmd_run(int argc, char **argv);
 int ss_cmd_attach(int argc, char **argv);
+int ss_cmd_dump(int argc, char **argv);
 int ss_cmd_report(int argc, char **argv);
 
 #endif

@@ -34,33 +34,33 @@ struct ss_look_thread {
   char name[128];
   const char *role; /* static */
   enum ss_state state;
-  bool uninterruptible;  /* D: in the kernel, cannot be stopped */
-  uint64_t for_ns;       /* since it last ran; SS_LOOK_UNKNOWN; 0 running */
-  uint64_t cpu_ns;       /* on a CPU since its birth */
-  const char *syscall;   /* static; NULL: none, or not known */
-  char *object;          /* what the call waits for; NULL */
-  uint64_t futex;        /* address of the word it waits for; 0: none */
-  pid_t gil_holder;      /* state gil: who has it; 0 nobody, -1 unknown */
+  bool uninterruptible;         /* D: in the kernel, cannot be stopped */
+  uint64_t for_ns;              /* since it last ran; SS_LOOK_UNKNOWN; 0 running */
+  uint64_t cpu_ns;              /* on a CPU since its birth */
+  const char *syscall;          /* static; NULL: none, or not known */
+  char *object;                 /* what the call waits for; NULL */
+  uint64_t futex;               /* address of the word it waits for; 0: none */
+  pid_t gil_holder;             /* state gil: who has it; 0 nobody, -1 unknown */
   struct ss_look_frame *frames; /* innermost first */
   size_t n_frames;
   bool complete, has_python, verified;
-  const char *why; /* static: why not complete, or not verified; or NULL */
+  const char *why;     /* static: why not complete, or not verified; or NULL */
   uint64_t stopped_ns; /* how long it was stopped for this; 0: was not */
 };
 
 struct ss_look_process {
   pid_t pid, ppid;
-  char *command; /* quoted, secrets redacted */
+  char *command;   /* quoted, secrets redacted */
   char python[16]; /* "3.11.2" or "" */
   uint64_t up_ns;
-  char *test;  /* node id, NULL */
+  char *test; /* node id, NULL */
   char phase[16], worker[32];
   size_t n_threads;
 };
 
 struct ss_look {
-  uint64_t at_ns;      /* CLOCK_MONOTONIC at its start */
-  uint64_t wall_ns;    /* CLOCK_REALTIME */
+  uint64_t at_ns;   /* CLOCK_MONOTONIC at its start */
+  uint64_t wall_ns; /* CLOCK_REALTIME */
   uint64_t took_ns;
   struct ss_look_process *processes; /* the root first */
   size_t n_processes;
@@ -79,8 +79,8 @@ void ss_looker_free(struct ss_looker *l);
 
 struct ss_look_options {
   bool no_children, no_python, no_native;
-  bool never_stop;         /* running threads get no stack */
-  uint64_t deadline_ns;    /* CLOCK_MONOTONIC; threads after it are unvisited; 0 */
+  bool never_stop;      /* running threads get no stack */
+  uint64_t deadline_ns; /* CLOCK_MONOTONIC; threads after it are unvisited; 0 */
 };
 /* GONE: the root has ended. ACCESS: why not, as one line. */
 enum ss_err ss_look_take(struct ss_looker *l, const struct ss_look_options *options,
@@ -90,10 +90,10 @@ void ss_look_free(struct ss_look *look);
 /* ---- as text and as JSON ----------------------------------------------------- */
 
 struct ss_look_print {
-  bool full;         /* no folding of pytest's own frames */
-  const char *cwd;   /* files are shown relative to it; NULL */
-  unsigned looks;    /* how many were taken */
-  uint64_t over_ns;  /* between the first and the last */
+  bool full;        /* no folding of pytest's own frames */
+  const char *cwd;  /* files are shown relative to it; NULL */
+  unsigned looks;   /* how many were taken */
+  uint64_t over_ns; /* between the first and the last */
 };
 void ss_look_text(const struct ss_look *look, const struct ss_look_print *print,
                   struct ss_buf *out);

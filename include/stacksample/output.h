@@ -63,6 +63,8 @@ enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filt
 void ss_frame_text(const struct ss_profile *p, uint32_t frame, struct ss_buf *out);
 /* The file as shown: what follows site-packages/ ..., else relative to cwd. */
 const char *ss_file_shown(const char *file, const char *cwd);
+/* A demangled C++ name without return type and parameter list. */
+void ss_symbol_shown(const char *demangled, struct ss_buf *out);
 
 /* Resolves names of native frames that have none yet into `store`. `modules`
  * (may be NULL) has the files still open; else they are opened by path and

@@ -89,4 +89,8 @@ bool ss_py_thread_name(struct ss_py *py, pid_t tid, char *buf, size_t cap);
  * -1 unknown. */
 pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem);
 
+/* Does a futex word at `addr`, in which thread `tid` waits, belong to the GIL of
+ * its interpreter? */
+bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem, uint64_t addr);
+
 #endif

@@ -17,6 +17,7 @@
 const struct ss_command ss_commands[] = {
     {"run", "launch a command, sample it until it ends, leave a bundle", ss_cmd_run},
     {"attach", "sample a live process and its children, leave a bundle", ss_cmd_attach},
+    {"dump", "print every thread of a live process tree", ss_cmd_dump},
     {"report", "write outputs again from a bundle, or print its tables", ss_cmd_report},
     {NULL, NULL, NULL},
 };

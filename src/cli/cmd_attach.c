@@ -21,7 +21,7 @@ struct attach_options {
   pid_t pid;
 };
 
-static int parse(struct attach_options *o, int argc, char **argv)
+static int parse(struct attach_options *o, int argc, char **argv, const char **pid)
 {
   const struct ss_option options[] = {
       SS_SESSION_OPTION_ROWS(&o->session),
@@ -41,7 +41,7 @@ static int parse(struct attach_options *o, int argc, char **argv)
       .options = options,
   };
 
-  return ss_options_parse(&usage, argc, argv);
+  return ss_options_operand(&usage, argc, argv, "PID", pid);
 }
 
 bool ss_pid_parse(const char *text, pid_t *pid)
@@ -159,16 +159,17 @@ int ss_cmd_attach(int argc, char **argv)
   struct attach_options o = {0};
   struct ss_identity id;
   struct ss_diag diag = {0};
-  int first;
+  const char *pid = NULL;
+  int parsed;
 
   ss_session_defaults(&o.session);
-  first = parse(&o, argc, argv);
-  if (first == -2)
+  parsed = parse(&o, argc, argv, &pid);
+  if (parsed == -2)
     return SS_EXIT_OK;
-  if (first < 0 || !ss_session_check(&o.session, "attach"))
+  if (parsed < 0 || !ss_session_check(&o.session, "attach"))
     return SS_EXIT_USAGE;
-  if (first + 1 != argc || !ss_pid_parse(argv[first], &o.pid)) {
-    ss_say("attach needs one process id: stacksample attach PID");
+  if (!ss_pid_parse(pid, &o.pid)) {
+    ss_say("'%s' is no process id: stacksample attach PID", pid);
     return SS_EXIT_USAGE;
   }
   o.session.argv = argv - 1;

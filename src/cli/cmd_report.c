@@ -13,7 +13,7 @@ struct report_options {
   struct ss_write_options write;
 };
 
-static int parse(struct report_options *o, int argc, char **argv)
+static int parse(struct report_options *o, int argc, char **argv, const char **bundle)
 {
   const struct ss_option options[] = {
       {"format", 0, SS_OPT_STRING, &o->format, "LIST",
@@ -46,23 +46,8 @@ static int parse(struct report_options *o, int argc, char **argv)
       .statuses = "  0 all done; 1 done in part; 2 nothing done; 64 wrong usage\n",
       .options = options,
   };
-  int first = ss_options_parse(&usage, argc, argv);
 
-  if (first >= 0 && first + 1 < argc) { /* options may follow the bundle, too */
-    char *bundle = argv[first];
-    int rest;
-    argv[first] = argv[0];
-    rest = ss_options_parse(&usage, argc - first, argv + first);
-    argv[first] = bundle;
-    if (rest < 0)
-      return rest;
-    if (rest < argc - first) {
-      ss_say("report takes one bundle, not also '%s' (stacksample report --help)",
-             argv[first + rest]);
-      return -1;
-    }
-  }
-  return first;
+  return ss_options_operand(&usage, argc, argv, "BUNDLE", bundle);
 }
 
 /* Names that a killed run could not write any more. */
@@ -153,18 +138,15 @@ int ss_cmd_report(int argc, char **argv)
   struct report_options o = {0};
   struct ss_bundle *bundle = NULL;
   struct ss_diag diag = {0};
-  int first = parse(&o, argc, argv), status = SS_EXIT_OK;
+  const char *path = NULL;
+  int parsed = parse(&o, argc, argv, &path), status = SS_EXIT_OK;
   bool finished;
 
-  if (first == -2)
+  if (parsed == -2)
     return SS_EXIT_OK;
-  if (first < 0 || !check(&o))
+  if (parsed < 0 || !check(&o))
     return SS_EXIT_USAGE;
-  if (first >= argc) {
-    ss_say("report needs a bundle: stacksample report BUNDLE");
-    return SS_EXIT_USAGE;
-  }
-  if (ss_bundle_open(&bundle, argv[first], &diag) != SS_ERR_OK) {
+  if (ss_bundle_open(&bundle, path, &diag) != SS_ERR_OK) {
     ss_say_err(diag.err, &diag);
     return SS_EXIT_NOTHING;
   }

@@ -253,3 +253,30 @@ int ss_options_parse(const struct ss_usage *usage, int argc, char **argv)
   }
   return i;
 }
+
+int ss_options_operand(const struct ss_usage *usage, int argc, char **argv,
+                       const char *operand_name, const char **operand)
+{
+  *operand = NULL;
+  for (int i = 0; i < argc;) {
+    /* argv[i] is skipped: the command's name, then the operand taken before. */
+    int rest = ss_options_parse(usage, argc - i, argv + i);
+    if (rest < 0)
+      return rest;
+    i += rest;
+    if (i >= argc)
+      break;
+    if (*operand) {
+      ss_say("%s takes one %s, not also '%s' (stacksample %s --help)", usage->command,
+             operand_name, argv[i], usage->command);
+      return -1;
+    }
+    *operand = argv[i];
+  }
+  if (*operand == NULL) {
+    ss_say("%s needs a %s: stacksample %s %s", usage->command, operand_name,
+           usage->command, operand_name);
+    return -1;
+  }
+  return 0;
+}

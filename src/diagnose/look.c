@@ -21,7 +21,7 @@
 
 #include "look_priv.h"
 
-#define COPY_BYTES (64u << 10)    /* of a thread's stack, at once */
+#define COPY_BYTES (64u << 10) /* of a thread's stack, at once */
 #define STOP_DEADLINE_MS 50
 #define CMDLINE_MAX (64u << 10)
 #define ARGV_KEPT 256
@@ -185,7 +185,8 @@ static void describe(struct known_process *k, struct ss_look_process *p)
   snprintf(p->phase, sizeof(p->phase), "%.*s", (int)test.phase_len, test.phase);
 }
 
-/* ---- one thread: copying ------------------------------------------------------------- */
+/* ---- one thread: copying -------------------------------------------------------------
+ */
 
 struct copied { /* what was taken while the thread stood still */
   struct ss_looker *looker;
@@ -203,11 +204,11 @@ static void copy_now(void *arg, const struct ss_regs *regs)
   struct copied *c = arg;
 
   c->regs = *regs;
-  c->stack_len = ss_mem_read(&c->known->live.mem, regs->r[SS_REG_SP], c->looker->stack,
-                             COPY_BYTES);
+  c->stack_len =
+      ss_mem_read(&c->known->live.mem, regs->r[SS_REG_SP], c->looker->stack, COPY_BYTES);
   if (c->plan.count > 0)
-    c->raw_len = ss_read_plan_run(&c->plan, c->known->id.pid, c->looker->raw,
-                                  SS_PLAN_BYTES_MAX);
+    c->raw_len =
+        ss_read_plan_run(&c->plan, c->known->id.pid, c->looker->raw, SS_PLAN_BYTES_MAX);
   c->done = true;
 }
 
@@ -224,7 +225,8 @@ static void copy_running(struct copied *c, struct ss_look *look, struct ss_look_
 {
   struct ss_diag diag = {0};
 
-  if (ss_stop_look(c->tid, STOP_DEADLINE_MS, copy_now, c, &t->stopped_ns, &diag) != SS_ERR_OK)
+  if (ss_stop_look(c->tid, STOP_DEADLINE_MS, copy_now, c, &t->stopped_ns, &diag) !=
+      SS_ERR_OK)
     t->why = diag.err == SS_ERR_ACCESS ? "running, and may not be stopped"
                                        : "running, and did not stop in time";
   if (!c->done)
@@ -235,7 +237,8 @@ static void copy_running(struct copied *c, struct ss_look *look, struct ss_look_
     look->stop_max_ns = t->stopped_ns;
 }
 
-/* ---- one thread: frames ----------------------------------------------------------------- */
+/* ---- one thread: frames
+ * ----------------------------------------------------------------- */
 
 static void native_frame(struct ss_looker *l, const struct ss_frame *f,
                          struct ss_look_frame *out)
@@ -316,10 +319,10 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
                         SS_FRAMES_MAX, &native);
   t->complete = end == SS_END_COMPLETE;
   t->why = t->complete ? NULL : ss_end_text(end);
-  ss_mem_spans_init(&mem, spans,
-                    ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans,
-                                       SS_PLAN_REGIONS_MAX),
-                    &k->live.mem);
+  ss_mem_spans_init(
+      &mem, spans,
+      ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans, SS_PLAN_REGIONS_MAX),
+      &k->live.mem);
   if (k->py && !options->no_python) {
     ss_py_merge(k->py, t->tid, &snapshot.mem, &mem.mem, l->native, native, l->merged,
                 FRAMES_CAP, &result);
@@ -329,16 +332,19 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
     if (t->complete && t->has_python && !result.verified)
       t->why = result.why;
   }
-  for (; merged == 0 && merged < native; merged = native)
-    for (size_t i = 0; i < native; i++)
-      l->merged[i] = (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)i};
+  if (merged == 0)
+    for (; merged < native; merged++)
+      l->merged[merged] =
+          (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)merged};
   keep_frames(l, options, t, merged);
   ss_snapshot_release(&snapshot);
 }
 
-/* ---- one thread ----------------------------------------------------------------------------- */
+/* ---- one thread
+ * ----------------------------------------------------------------------------- */
 
-static void thread_name(struct known_process *k, struct ss_look_thread *t, const char *comm)
+static void thread_name(struct known_process *k, struct ss_look_thread *t,
+                        const char *comm)
 {
   if (k->py == NULL || !ss_py_thread_name(k->py, t->tid, t->name, sizeof(t->name)))
     snprintf(t->name, sizeof(t->name), "%s", comm);
@@ -382,7 +388,8 @@ static void look_at(struct ss_looker *l, struct known_process *k,
   ss_look_waiting(t, &blocked, &st, k->py, &k->live.mem);
 }
 
-/* ---- the look -------------------------------------------------------------------------------- */
+/* ---- the look
+ * -------------------------------------------------------------------------------- */
 
 static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
                                    const struct ss_look_options *options,
@@ -404,7 +411,8 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
   for (size_t i = 0; i < count; i++) {
     struct ss_look_thread *t;
     if ((options->deadline_ns && ss_now_ns() > options->deadline_ns) ||
-        !ss_grow(&look->threads, thread_cap, look->n_threads + 1, sizeof(*look->threads))) {
+        !ss_grow(&look->threads, thread_cap, look->n_threads + 1,
+                 sizeof(*look->threads))) {
       look->unvisited += count - i;
       break;
     }

@@ -9,6 +9,7 @@
 
 /* State, call, object, how long: from the system call, /proc and the frames. */
 void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
-                     const struct ss_stat *st, struct ss_py *py, const struct ss_mem *mem);
+                     const struct ss_stat *st, struct ss_py *py,
+                     const struct ss_mem *mem);
 
 #endif

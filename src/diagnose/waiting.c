@@ -13,10 +13,18 @@
 
 /* Functions that mean "waiting for a lock", innermost few frames. */
 static const char *const lock_functions[] = {
-    "PyThread_acquire_lock_timed", "PyThread_acquire_lock", "__lll_lock_wait",
-    "___pthread_mutex_lock", "pthread_mutex_lock", "__pthread_mutex_lock",
-    "pthread_rwlock_rdlock", "pthread_rwlock_wrlock", "_PyMutex_LockTimed",
-    "std::mutex::lock", "sem_wait", "__new_sem_wait_slow64",
+    "PyThread_acquire_lock_timed",
+    "PyThread_acquire_lock",
+    "__lll_lock_wait",
+    "___pthread_mutex_lock",
+    "pthread_mutex_lock",
+    "__pthread_mutex_lock",
+    "pthread_rwlock_rdlock",
+    "pthread_rwlock_wrlock",
+    "_PyMutex_LockTimed",
+    "std::mutex::lock",
+    "sem_wait",
+    "__new_sem_wait_slow64",
 };
 #define LOCK_DEPTH 8
 
@@ -57,19 +65,20 @@ static uint64_t since_last_run(pid_t pid, pid_t tid)
   return now_ns > at_ns ? now_ns - at_ns : 0;
 }
 
-static enum ss_state futex_state(const struct ss_look_thread *t, struct ss_py *py)
+static enum ss_state futex_state(const struct ss_look_thread *t, struct ss_py *py,
+                                 const struct ss_mem *mem)
 {
-  if (py && ss_py_is_gil_word(py, t->futex))
+  if (py && ss_py_is_gil_word(py, t->tid, mem, t->futex))
     return SS_STATE_GIL;
   return in_lock(t) ? SS_STATE_LOCK : SS_STATE_WAIT;
 }
 
 static enum ss_state call_state(const struct ss_look_thread *t, enum ss_wait_kind kind,
-                                struct ss_py *py)
+                                struct ss_py *py, const struct ss_mem *mem)
 {
   switch (kind) {
   case SS_WAIT_FUTEX:
-    return futex_state(t, py);
+    return futex_state(t, py, mem);
   case SS_WAIT_FD:
     return SS_STATE_IO;
   case SS_WAIT_CHILD:
@@ -110,7 +119,7 @@ void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
   if (object.len > 0)
     t->object = strdup(ss_buf_str(&object));
   ss_buf_release(&object);
-  t->state = call_state(t, call.kind, py);
+  t->state = call_state(t, call.kind, py, mem);
   if (t->state == SS_STATE_GIL)
     t->gil_holder = ss_py_gil_holder(py, t->tid, mem);
 }

@@ -54,8 +54,6 @@ uint32_t ss_texts_add(struct ss_texts *t, const char *text, size_t len,
 uint32_t ss_texts_wait(struct ss_texts *t, enum ss_state state);
 const char *ss_texts_str(const struct ss_texts *t, uint32_t text, size_t *len);
 
-/* A demangled C++ name without return type and parameter list. */
-void ss_symbol_shown(const char *demangled, struct ss_buf *out);
 /* Is this the code of a library (site-packages, the standard library)? */
 bool ss_file_is_library(const char *file);
 

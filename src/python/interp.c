@@ -299,3 +299,23 @@ pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem)
   const pid_t ns_tid = native_tid(py, mem, bytes);
   return ns_tid > 0 ? our_tid(py, ns_tid) : -1;
 }
+
+/* struct _gil_runtime_state: condition and mutex follow `locked` in it; its
+ * size is below this in every version (Include/internal/pycore_gil.h). */
+#define GIL_STRUCT_MAX 256
+
+bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem, uint64_t addr)
+{
+  const struct ss_py_layout *l = &py->layout;
+  unsigned char bytes[SS_PY_MAX_tstate];
+  const struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
+  uint64_t gil;
+
+  if (l->runtime_gil_holder != SS_PY_ABSENT)
+    gil = py->runtime + l->runtime_gil_holder;
+  else if (!t || t->count == 0 ||
+           !ss_py_tstate_read(py, mem, t->tstate[0], t->ns_tid, bytes) ||
+           !ss_mem_u64(mem, ss_py_u64(bytes, l->tstate_interp) + l->interp_gil, &gil))
+    return false;
+  return addr >= gil && addr < gil + GIL_STRUCT_MAX;
+}

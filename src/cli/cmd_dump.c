@@ -1,0 +1,174 @@
+/*
+ * stacksample dump: every thread of a tree, now, on stdout. The target runs on.
+ */
+#include <errno.h>
+
+#include "stacksample/look.h"
+#include "stacksample/proc.h"
+#include "stacksample/sys.h"
+
+#include "cli_priv.h"
+
+/* Without --quick: this many looks, spread over 2 s, so that "nothing moved"
+ * can be told from "busy" (spec section 2). */
+#define LOOKS 3
+#define LOOK_GAP_NS UINT64_C(1000000000)
+
+struct dump_options {
+  bool json, quick, full, no_children, no_python, no_native, never_stop;
+  uint64_t repeat, interval_ns;
+  pid_t pid;
+};
+
+static int parse(struct dump_options *o, int argc, char **argv, const char **pid)
+{
+  const struct ss_option options[] = {
+      {"json", 'j', SS_OPT_FLAG, &o->json, NULL, "as JSON, one object a dump", 0, 0, NULL,
+       NULL},
+      {"quick", 0, SS_OPT_FLAG, &o->quick, NULL, "one look instead of three over 2 s", 0,
+       0, NULL, NULL},
+      {"full", 0, SS_OPT_FLAG, &o->full, NULL, "pytest's own frames, too", 0, 0, NULL,
+       NULL},
+      {"repeat", 'n', SS_OPT_UINT, &o->repeat, "N", "take N dumps (1)", 1, 1000000, NULL,
+       NULL},
+      {"interval", 'i', SS_OPT_DURATION, &o->interval_ns, "DUR", "between them (1s)", 0,
+       0, NULL, NULL},
+      {"no-children", 0, SS_OPT_FLAG, &o->no_children, NULL, "only this process", 0, 0,
+       NULL, NULL},
+      {"no-python", 0, SS_OPT_FLAG, &o->no_python, NULL, "leave Python frames out", 0, 0,
+       NULL, NULL},
+      {"no-native", 0, SS_OPT_FLAG, &o->no_native, NULL, "leave native frames out", 0, 0,
+       NULL, NULL},
+      {"never-stop", 0, SS_OPT_FLAG, &o->never_stop, NULL,
+       "no stacks of running threads: nothing is stopped", 0, 0, NULL, NULL},
+      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL},
+  };
+  const struct ss_usage usage = {
+      .command = "dump",
+      .synopsis = "dump [OPTIONS] PID",
+      .about =
+          "Prints every thread of PID and its children: state, for how long, system "
+          "call,\n"
+          "Python and native frames in one order. Blocked threads are not stopped; a\n"
+          "running one is for about a millisecond.",
+      .examples =
+          "  stacksample dump $(pgrep -of pytest)\n"
+          "  stacksample dump --json --repeat 3 --interval 10s 4121 > dumps.json\n",
+      .statuses = "  0 all done; 1 done in part; 2 nothing done; 64 wrong usage\n",
+      .options = options,
+  };
+
+  return ss_options_operand(&usage, argc, argv, "PID", pid);
+}
+
+static void sleep_ns(uint64_t ns)
+{
+  struct timespec t = {.tv_sec = (time_t)(ns / 1000000000),
+                       .tv_nsec = (long)(ns % 1000000000)};
+
+  while (clock_nanosleep(CLOCK_MONOTONIC, 0, &t, &t) == EINTR)
+    ;
+}
+
+/* The last of the looks is what is printed. */
+static enum ss_err take(struct ss_looker *looker, const struct dump_options *o,
+                        struct ss_look **look, struct ss_look_print *print,
+                        struct ss_diag *diag)
+{
+  struct ss_look_options options = {.no_children = o->no_children,
+                                    .no_python = o->no_python,
+                                    .no_native = o->no_native,
+                                    .never_stop = o->never_stop};
+  unsigned wanted = o->quick ? 1 : LOOKS;
+  uint64_t first_ns = 0;
+
+  *look = NULL;
+  for (unsigned i = 0; i < wanted; i++) {
+    struct ss_look *next = NULL;
+    enum ss_err err;
+    if (i > 0)
+      sleep_ns(LOOK_GAP_NS);
+    err = ss_look_take(looker, &options, &next, diag);
+    if (err != SS_ERR_OK) /* it ended between two looks: the last one stands */
+      return *look ? SS_ERR_OK : err;
+    ss_look_free(*look);
+    *look = next;
+    first_ns = first_ns ? first_ns : next->at_ns;
+    print->looks = i + 1;
+    print->over_ns = next->at_ns - first_ns;
+  }
+  return SS_ERR_OK;
+}
+
+static int print_one(struct ss_looker *looker, const struct dump_options *o)
+{
+  char *cwd = getcwd(NULL, 0);
+  struct ss_look_print print = {.full = o->full, .cwd = cwd};
+  struct ss_look *look = NULL;
+  struct ss_diag diag = {0};
+  struct ss_buf out = {0};
+  int status = SS_EXIT_OK;
+
+  if (take(looker, o, &look, &print, &diag) != SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    free(cwd);
+    return SS_EXIT_NOTHING;
+  }
+  if (o->json)
+    (void)ss_look_json(look, &print, &out, &diag);
+  else
+    ss_look_text(look, &print, &out);
+  if (ss_write_all(STDOUT_FILENO, ss_buf_str(&out), out.len) != 0) {
+    ss_say("the dump could not be written: %s", strerror(errno));
+    status = SS_EXIT_NOTHING;
+  } else if (look->unvisited > 0) {
+    ss_say("%zu threads were not looked at", look->unvisited);
+    status = SS_EXIT_PART;
+  }
+  ss_buf_release(&out);
+  ss_look_free(look);
+  free(cwd);
+  return status;
+}
+
+static int dump(const struct dump_options *o)
+{
+  struct ss_looker *looker = ss_looker_new(o->pid);
+  int status = SS_EXIT_NOTHING;
+
+  if (looker == NULL) {
+    ss_say("no memory for a dump");
+    return SS_EXIT_NOTHING;
+  }
+  for (uint64_t i = 0; i < o->repeat; i++) {
+    if (i > 0)
+      sleep_ns(o->interval_ns);
+    status = print_one(looker, o);
+    if (status == SS_EXIT_NOTHING)
+      break;
+  }
+  ss_looker_free(looker);
+  return status;
+}
+
+int ss_cmd_dump(int argc, char **argv)
+{
+  struct dump_options o = {.repeat = 1, .interval_ns = 1000000000};
+  struct ss_diag diag = {0};
+  const char *pid = NULL;
+  int parsed = parse(&o, argc, argv, &pid);
+
+  if (parsed == -2)
+    return SS_EXIT_OK;
+  if (parsed < 0)
+    return SS_EXIT_USAGE;
+  if (!ss_pid_parse(pid, &o.pid)) {
+    ss_say("'%s' is no process id: stacksample dump PID", pid);
+    return SS_EXIT_USAGE;
+  }
+  if (ss_access_explain(o.pid, &diag) != SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    return SS_EXIT_NOTHING;
+  }
+  return dump(&o);
+}

@@ -1,0 +1,161 @@
+/*
+ * A look as JSON: the keys of `dump --json` (spec section 2), innermost frame
+ * first; what is not known is absent.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cjson/cJSON.h>
+
+#include "stacksample/escape.h"
+
+#include "look_priv.h"
+
+#define DUMP_SCHEMA 1
+
+/* Valid UTF-8 and no raw controls, whatever the target called it. */
+static void add_string(cJSON *object, const char *key, const char *text)
+{
+  struct ss_buf escaped = {0};
+
+  if (text == NULL)
+    return;
+  ss_buf_addc(&escaped, '"');
+  ss_escape_json(&escaped, text, strlen(text));
+  ss_buf_addc(&escaped, '"');
+  cJSON_AddRawToObject(object, key, ss_buf_str(&escaped));
+  ss_buf_release(&escaped);
+}
+
+static cJSON *frame_json(const struct ss_look_frame *f)
+{
+  cJSON *o = cJSON_CreateObject();
+  char offset[32];
+
+  add_string(o, "kind", f->python ? "python" : "native");
+  add_string(o, "name", f->name);
+  if (f->python) {
+    add_string(o, "file", f->file);
+    if (f->line > 0)
+      cJSON_AddNumberToObject(o, "line", f->line);
+    if (f->first_line > 0)
+      cJSON_AddNumberToObject(o, "first_line", f->first_line);
+    return o;
+  }
+  add_string(o, "library", f->library);
+  snprintf(offset, sizeof(offset), "0x%" PRIx64, f->offset);
+  add_string(o, "offset", offset);
+  return o;
+}
+
+static cJSON *thread_json(const struct ss_look_thread *t)
+{
+  cJSON *o = cJSON_CreateObject(), *frames, *call;
+
+  cJSON_AddNumberToObject(o, "pid", t->pid);
+  cJSON_AddNumberToObject(o, "tid", t->tid);
+  add_string(o, "name", t->name);
+  add_string(o, "role", t->role);
+  add_string(o, "state", ss_state_word(t->state));
+  if (t->for_ns != SS_LOOK_UNKNOWN)
+    cJSON_AddNumberToObject(o, "for_s", (double)t->for_ns / 1e9);
+  cJSON_AddNumberToObject(o, "cpu_s", (double)t->cpu_ns / 1e9);
+  if (t->syscall) {
+    call = cJSON_AddObjectToObject(o, "syscall");
+    add_string(call, "name", t->syscall);
+    add_string(call, "object", t->object);
+  }
+  if (t->gil_holder >= 0)
+    cJSON_AddNumberToObject(o, "gil_holder", t->gil_holder);
+  if (t->uninterruptible)
+    cJSON_AddBoolToObject(o, "uninterruptible", true);
+  frames = cJSON_AddArrayToObject(o, "frames");
+  for (size_t i = 0; i < t->n_frames; i++)
+    cJSON_AddItemToArray(frames, frame_json(&t->frames[i]));
+  cJSON_AddBoolToObject(o, "complete", t->complete);
+  if (t->has_python)
+    cJSON_AddBoolToObject(o, "verified", t->verified);
+  add_string(o, "why", t->why);
+  if (t->stopped_ns)
+    cJSON_AddNumberToObject(o, "stopped_ms", (double)t->stopped_ns / 1e6);
+  return o;
+}
+
+static cJSON *process_json(const struct ss_look_process *p)
+{
+  cJSON *o = cJSON_CreateObject(), *test;
+
+  cJSON_AddNumberToObject(o, "pid", p->pid);
+  cJSON_AddNumberToObject(o, "ppid", p->ppid);
+  add_string(o, "command", p->command);
+  if (p->python[0])
+    add_string(o, "python", p->python);
+  if (p->worker[0])
+    add_string(o, "worker", p->worker);
+  cJSON_AddNumberToObject(o, "up_s", (double)p->up_ns / 1e9);
+  if (p->test) {
+    test = cJSON_AddObjectToObject(o, "test");
+    add_string(test, "id", p->test);
+    add_string(test, "phase", p->phase);
+  }
+  return o;
+}
+
+/* The test of the first process that has one: the controller of xdist has none. */
+static void add_test(cJSON *root, const struct ss_look *look)
+{
+  for (size_t i = 0; i < look->n_processes; i++) {
+    const struct ss_look_process *p = &look->processes[i];
+    cJSON *test;
+    if (p->test == NULL)
+      continue;
+    test = cJSON_AddObjectToObject(root, "test");
+    add_string(test, "id", p->test);
+    add_string(test, "phase", p->phase);
+    return;
+  }
+  cJSON_AddNullToObject(root, "test");
+}
+
+static void add_at(cJSON *root, uint64_t wall_ns)
+{
+  time_t s = (time_t)(wall_ns / 1000000000);
+  char text[64];
+  struct tm tm;
+
+  gmtime_r(&s, &tm);
+  strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+  add_string(root, "at", text);
+}
+
+enum ss_err ss_look_json(const struct ss_look *look, const struct ss_look_print *print,
+                         struct ss_buf *out, struct ss_diag *diag)
+{
+  cJSON *root = cJSON_CreateObject(), *list;
+  char *text;
+
+  cJSON_AddNumberToObject(root, "schema", DUMP_SCHEMA);
+  add_at(root, look->wall_ns);
+  add_test(root, look);
+  cJSON_AddNullToObject(root, "verdict");
+  cJSON_AddNumberToObject(root, "looks", print->looks);
+  list = cJSON_AddArrayToObject(root, "processes");
+  for (size_t i = 0; i < look->n_processes; i++)
+    cJSON_AddItemToArray(list, process_json(&look->processes[i]));
+  list = cJSON_AddArrayToObject(root, "threads");
+  for (size_t i = 0; i < look->n_threads; i++)
+    cJSON_AddItemToArray(list, thread_json(&look->threads[i]));
+  cJSON_AddNumberToObject(root, "stops", look->stops);
+  cJSON_AddNumberToObject(root, "unvisited", (double)look->unvisited);
+  cJSON_AddNumberToObject(root, "took_ms", (double)look->took_ns / 1e6);
+  text = cJSON_Print(root);
+  cJSON_Delete(root);
+  if (text == NULL)
+    return ss_fail(diag, SS_ERR_NOMEM, "no memory for a dump's JSON");
+  ss_buf_adds(out, text);
+  ss_buf_addc(out, '\n');
+  free(text);
+  return SS_ERR_OK;
+}

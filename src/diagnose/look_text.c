@@ -1,0 +1,273 @@
+/*
+ * A look as text: the tree, the test, the threads, main thread first, innermost
+ * frame first. Threads whose stacks are equal are printed once.
+ *
+ * Everything that came from the target passes the terminal escaper.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/escape.h"
+#include "stacksample/fsafe.h"
+#include "stacksample/output.h"
+
+#include "look_priv.h"
+
+#define SOURCE_BYTES_MAX (4u << 20) /* of a file whose line is shown */
+
+/* ---- pieces ---------------------------------------------------------------------- */
+
+static void add_text(struct ss_buf *out, const char *text)
+{
+  ss_escape_terminal(out, text ? text : "?", strlen(text ? text : "?"));
+}
+
+/* "41.2 s", "11:52", "2:03:04" */
+static void add_time(struct ss_buf *out, uint64_t ns)
+{
+  uint64_t s = ns / 1000000000;
+
+  if (ns < 60 * UINT64_C(1000000000))
+    ss_buf_addf(out, "%.1f s", (double)ns / 1e9);
+  else if (s < 3600)
+    ss_buf_addf(out, "%" PRIu64 ":%02" PRIu64, s / 60, s % 60);
+  else
+    ss_buf_addf(out, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60,
+                s % 60);
+}
+
+/* The text of one line of a source file, without its indent. Looks only at
+ * regular files that can be read as they are named. */
+static void add_source(struct ss_buf *out, const char *file, int line)
+{
+  struct ss_buf text = {0};
+  const char *at, *end;
+
+  if (line <= 0 || file[0] != '/' ||
+      ss_file_read_all(AT_FDCWD, file, SOURCE_BYTES_MAX, &text, NULL) != SS_ERR_OK) {
+    ss_buf_release(&text);
+    return;
+  }
+  at = ss_buf_str(&text);
+  for (int i = 1; i < line && at; i++) {
+    at = strchr(at, '\n');
+    at = at ? at + 1 : NULL;
+  }
+  if (at) {
+    at += strspn(at, " \t");
+    end = at + strcspn(at, "\r\n");
+    ss_escape_terminal(out, at, (size_t)(end - at) > 80 ? 80 : (size_t)(end - at));
+  }
+  ss_buf_release(&text);
+}
+
+static void add_python(struct ss_buf *out, const struct ss_look_frame *f, const char *cwd)
+{
+  size_t start = out->len;
+
+  ss_buf_adds(out, "  python  ");
+  add_text(out, f->name);
+  ss_buf_adds(out, " (");
+  add_text(out, ss_file_shown(f->file, cwd));
+  ss_buf_addf(out, ":%d)", f->line > 0 ? f->line : f->first_line);
+  do
+    ss_buf_addc(out, ' ');
+  while (out->len - start < 48);
+  add_source(out, f->file, f->line);
+  while (out->len > 0 && out->data[out->len - 1] == ' ')
+    out->data[--out->len] = '\0';
+}
+
+static void add_native(struct ss_buf *out, const struct ss_look_frame *f)
+{
+  ss_buf_adds(out, "  native  ");
+  if (f->name) {
+    add_text(out, f->name);
+    ss_buf_adds(out, " (");
+    add_text(out, f->library);
+    ss_buf_addc(out, ')');
+  } else if (f->library) {
+    add_text(out, f->library);
+    ss_buf_addf(out, "+0x%" PRIx64, f->offset);
+  } else {
+    ss_buf_addf(out, "0x%" PRIx64 " (no file)", f->offset);
+  }
+}
+
+/* pytest's own machinery: the same thirty frames in every stack. */
+static bool is_machinery(const struct ss_look_frame *f)
+{
+  return f->python && f->file &&
+         (strstr(f->file, "/_pytest/") || strstr(f->file, "/pluggy/") ||
+          strstr(f->file, "/xdist/") || strstr(f->file, "/execnet/"));
+}
+
+static size_t machinery_run(const struct ss_look_thread *t, size_t i)
+{
+  size_t n = 0, frames = 0;
+
+  for (; i + n < t->n_frames &&
+         (is_machinery(&t->frames[i + n]) || !t->frames[i + n].python);
+       n++)
+    if (is_machinery(&t->frames[i + n]))
+      frames = n + 1;
+  return frames;
+}
+
+static void add_frames(struct ss_buf *out, const struct ss_look_thread *t,
+                       const struct ss_look_print *print)
+{
+  for (size_t i = 0; i < t->n_frames; i++) {
+    size_t run = print->full ? 0 : machinery_run(t, i);
+    if (run > 3 && is_machinery(&t->frames[i])) {
+      ss_buf_addf(out, "  ... %zu frames of pytest (--full)\n", run);
+      i += run - 1;
+      continue;
+    }
+    if (t->frames[i].python)
+      add_python(out, &t->frames[i], print->cwd);
+    else
+      add_native(out, &t->frames[i]);
+    ss_buf_addc(out, '\n');
+  }
+  if (t->why)
+    ss_buf_addf(out, "  (%s)\n", t->why);
+}
+
+/* ---- threads -------------------------------------------------------------------------
+ */
+
+static bool same_frame(const struct ss_look_frame *a, const struct ss_look_frame *b)
+{
+  if (a->python != b->python || a->line != b->line || a->offset != b->offset)
+    return false;
+  return strcmp(a->name ? a->name : "", b->name ? b->name : "") == 0 &&
+         strcmp(a->library ? a->library : "", b->library ? b->library : "") == 0 &&
+         strcmp(a->file ? a->file : "", b->file ? b->file : "") == 0;
+}
+
+static bool same_stack(const struct ss_look_thread *a, const struct ss_look_thread *b)
+{
+  if (a->pid != b->pid || a->state != b->state || a->n_frames != b->n_frames ||
+      a->n_frames == 0 || strcmp(a->role, b->role) != 0)
+    return false;
+  for (size_t i = 0; i < a->n_frames; i++)
+    if (!same_frame(&a->frames[i], &b->frames[i]))
+      return false;
+  return true;
+}
+
+static void add_call(struct ss_buf *out, const struct ss_look_thread *t)
+{
+  if (t->syscall == NULL)
+    return;
+  ss_buf_addf(out, "  %s(", t->syscall);
+  if (t->object)
+    ss_buf_adds(out, t->object);
+  ss_buf_addc(out, ')');
+}
+
+static void add_heading(struct ss_buf *out, const struct ss_look_thread *t, size_t like,
+                        pid_t last)
+{
+  if (like > 1)
+    ss_buf_addf(out, "thread %d..%d ", (int)t->tid, (int)last);
+  else
+    ss_buf_addf(out, "thread %d ", (int)t->tid);
+  if (strcmp(t->role, "openmp") == 0 && like > 1)
+    ss_buf_adds(out, "OpenMP worker");
+  else
+    add_text(out, t->name);
+  if (like > 1)
+    ss_buf_addf(out, " x %zu", like);
+  ss_buf_addf(out, "  %s", ss_state_word(t->state));
+  if (t->uninterruptible)
+    ss_buf_adds(out, " (uninterruptible)");
+  if (t->state == SS_STATE_GIL && t->gil_holder > 0)
+    ss_buf_addf(out, " (held by %d)", (int)t->gil_holder);
+  if (t->for_ns != SS_LOOK_UNKNOWN && t->for_ns > 0) {
+    ss_buf_adds(out, "  ");
+    add_time(out, t->for_ns);
+  }
+  if (like <= 1) {
+    ss_buf_adds(out, "  cpu ");
+    add_time(out, t->cpu_ns);
+    add_call(out, t);
+  }
+  ss_buf_addc(out, '\n');
+}
+
+/* The threads of one process; equal ones once, with the first's number. */
+static void add_threads(struct ss_buf *out, const struct ss_look *look, pid_t pid,
+                        const struct ss_look_print *print)
+{
+  bool *printed = calloc(look->n_threads + 1, sizeof(*printed));
+
+  for (size_t i = 0; printed && i < look->n_threads; i++) {
+    const struct ss_look_thread *t = &look->threads[i];
+    size_t like = 1;
+    pid_t last = t->tid;
+    if (t->pid != pid || printed[i])
+      continue;
+    for (size_t j = i + 1; j < look->n_threads && t->tid != t->pid; j++)
+      if (!printed[j] && same_stack(t, &look->threads[j])) {
+        printed[j] = true;
+        last = look->threads[j].tid;
+        like++;
+      }
+    add_heading(out, t, like, last);
+    add_frames(out, t, print);
+  }
+  free(printed);
+}
+
+static void add_process(struct ss_buf *out, const struct ss_look *look,
+                        const struct ss_look_process *p,
+                        const struct ss_look_print *print)
+{
+  ss_buf_addf(out, "process %d  ", (int)p->pid);
+  add_text(out, p->command);
+  ss_buf_adds(out, "  up ");
+  add_time(out, p->up_ns);
+  ss_buf_addf(out, "  %zu thread%s%s%s\n", p->n_threads, p->n_threads == 1 ? "" : "s",
+              p->python[0] ? "  python " : "", p->python);
+  if (p->test) {
+    ss_buf_adds(out, "test ");
+    add_text(out, p->test);
+    ss_buf_addf(out, "%s%s%s%s%s\n", p->phase[0] ? " (" : "", p->phase,
+                p->phase[0] ? ")" : "", p->worker[0] ? " on " : "", p->worker);
+  }
+  ss_buf_addc(out, '\n');
+  add_threads(out, look, p->pid, print);
+}
+
+void ss_look_text(const struct ss_look *look, const struct ss_look_print *print,
+                  struct ss_buf *out)
+{
+  size_t complete = 0, stacks = 0;
+
+  for (size_t i = 0; i < look->n_processes; i++) {
+    if (i > 0)
+      ss_buf_addc(out, '\n');
+    add_process(out, look, &look->processes[i], print);
+  }
+  for (size_t i = 0; i < look->n_threads; i++) {
+    stacks += look->threads[i].n_frames > 0;
+    complete += look->threads[i].complete;
+  }
+  ss_buf_addf(out, "\nlooked %s", print->looks > 1 ? "" : "once");
+  if (print->looks > 1)
+    ss_buf_addf(out, "%u times over %.1f s", print->looks, (double)print->over_ns / 1e9);
+  if (look->stops == 0)
+    ss_buf_adds(out, ", stopped no thread");
+  else
+    ss_buf_addf(out, ", stopped %u thread%s (%.1f ms in all, %.1f ms at most)",
+                look->stops, look->stops == 1 ? "" : "s",
+                (double)look->stop_total_ns / 1e6, (double)look->stop_max_ns / 1e6);
+  ss_buf_addf(out, "; complete %zu of %zu stacks", complete, stacks);
+  if (look->unvisited > 0)
+    ss_buf_addf(out, "; %zu threads not looked at", look->unvisited);
+  ss_buf_addc(out, '\n');
+}
