@@ -24,7 +24,7 @@
  * continues us when somebody else continued (or killed) it. A SIGSTOP aimed at us
  * alone cannot be seen and stops only us.
  *
- * All calls are for the main thread, but for ss_launch_wake and the output lock.
+ * All calls are for the main thread, but for ss_launch_wake.
  */
 #ifndef STACKSAMPLE_LAUNCH_H
 #define STACKSAMPLE_LAUNCH_H
@@ -88,11 +88,12 @@ struct ss_launch_event {
  * (a second Ctrl-C), which then have nobody to go on to. */
 void ss_launch_next(struct ss_launch *l, int timeout_ms, struct ss_launch_event *event);
 void ss_launch_wake(struct ss_launch *l); /* from any thread */
-/* Around writing to a terminal that shows the command's output too; the output
- * waits meanwhile. False (and nothing locked) when the terminal takes nothing at
- * the moment (Ctrl-S): then draw nothing. */
-bool ss_launch_output_lock(struct ss_launch *l);
-void ss_launch_output_unlock(struct ss_launch *l);
+/* Draws the status line (one line, safe for a terminal; cut to its width) on
+ * stderr. It is erased before the command's next output; text that the command left
+ * without a newline stays. False when nothing was drawn: the terminal takes nothing
+ * at the moment (Ctrl-S), or the output does not pass through us. */
+bool ss_launch_show_status(struct ss_launch *l, const char *line);
+void ss_launch_clear_status(struct ss_launch *l);
 /* Milliseconds since the command last wrote something, or since the exec. */
 uint64_t ss_launch_quiet_ms(const struct ss_launch *l);
 

@@ -15,8 +15,6 @@
 /* The line comes back only after the command has been quiet this long. */
 #define QUIET_MS 200
 
-static bool shown;
-
 bool ss_progress_wanted(bool off)
 {
   const char *term = getenv("TERM");
@@ -64,22 +62,14 @@ void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline)
   if (ss_launch_quiet_ms(launch) < QUIET_MS)
     return;
   ss_pipeline_now(pipeline, &now);
-  ss_buf_adds(&line, "\r\033[K");
   status_text(&line, launch, &now);
-  ss_launch_output_lock(launch);
-  (void)ss_write_all(STDERR_FILENO, ss_buf_str(&line), line.len);
-  shown = true;
-  ss_launch_output_unlock(launch);
+  (void)ss_launch_show_status(launch, ss_buf_str(&line));
   ss_buf_release(&line);
 }
 
 void ss_progress_clear(struct ss_launch *launch)
 {
-  ss_launch_output_lock(launch);
-  if (shown)
-    (void)ss_write_all(STDERR_FILENO, "\r\033[K", 4);
-  shown = false;
-  ss_launch_output_unlock(launch);
+  ss_launch_clear_status(launch);
 }
 
 /* ---- the end ----------------------------------------------------------------------- */

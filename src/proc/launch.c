@@ -214,6 +214,7 @@ static struct ss_shared *make_shared(void)
   pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
   pthread_mutex_init(&s->terminal, &attr);
   pthread_mutexattr_destroy(&attr);
+  s->line_start = true;
   return s;
 }
 
@@ -426,27 +427,6 @@ void ss_launch_free(struct ss_launch *l)
   if (l->shared != NULL)
     munmap(l->shared, sizeof *l->shared);
   free(l);
-}
-
-bool ss_launch_output_lock(struct ss_launch *l)
-{
-  struct timespec until;
-
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_nsec += 100000000;
-  if (until.tv_nsec >= 1000000000) {
-    until.tv_sec++;
-    until.tv_nsec -= 1000000000;
-  }
-  int err = pthread_mutex_timedlock(&l->shared->terminal, &until);
-  if (err == EOWNERDEAD)
-    pthread_mutex_consistent(&l->shared->terminal);
-  return err == 0 || err == EOWNERDEAD;
-}
-
-void ss_launch_output_unlock(struct ss_launch *l)
-{
-  pthread_mutex_unlock(&l->shared->terminal);
 }
 
 uint64_t ss_launch_quiet_ms(const struct ss_launch *l)

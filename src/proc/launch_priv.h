@@ -20,10 +20,18 @@
 
 struct ss_shared {
   pthread_mutex_t terminal; /* process-shared, robust: who writes to it now */
+  bool status_shown;        /* these three under the lock */
+  bool status_below;        /* drawn one row below the cursor */
+  bool line_start;          /* the command's last byte was a newline */
   _Atomic uint64_t last_output_ns;
   atomic_int log_errno;    /* first error of writing the log */
   atomic_int output_errno; /* first error of writing to the user's descriptor */
 };
+
+void ss_terminal_lock(struct ss_shared *s);
+void ss_terminal_unlock(struct ss_shared *s);
+/* Under the lock. */
+void ss_status_erase(struct ss_shared *s);
 
 /* ---- channels --------------------------------------------------------------- */
 

@@ -106,16 +106,21 @@ static ssize_t take(struct pump *p, struct pump_buffers *b)
   return (ssize_t)len + n;
 }
 
+/* A pipe may lead to the same terminal (tee), but its write may block for long:
+ * only what is written to a terminal is written under the lock. */
 static ssize_t write_real(struct pump *p, const char *text, size_t len)
 {
-  pthread_mutex_t *terminal = p->ch->pty ? &p->all->shared->terminal : NULL;
+  struct ss_shared *s = p->all->shared;
 
-  if (terminal != NULL && pthread_mutex_lock(terminal) == EOWNERDEAD)
-    pthread_mutex_consistent(terminal);
+  ss_terminal_lock(s);
+  ss_status_erase(s);
+  s->line_start = text[len - 1] == '\n';
+  if (!p->ch->pty)
+    ss_terminal_unlock(s);
   ssize_t n = write(p->ch->real, text, len);
   int saved = errno;
-  if (terminal != NULL)
-    pthread_mutex_unlock(terminal);
+  if (p->ch->pty)
+    ss_terminal_unlock(s);
   errno = saved;
   return n;
 }
@@ -188,6 +193,16 @@ static void drain_locked(struct pump *p, struct pump_buffers *b, bool keep)
   p->drained = true;
 }
 
+/* Who reads it sees its end when the command has closed it, not later. */
+static void let_go_of(int real)
+{
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+  if (null >= 0)
+    dup2(null, real);
+  ss_close(&null);
+}
+
 static void *pump_main(void *arg)
 {
   struct pump *p = arg;
@@ -211,11 +226,8 @@ static void *pump_main(void *arg)
   pthread_mutex_unlock(&p->lock);
   if (reader)
     deliver(p, p->tail.data, p->tail.len);
-  /* The user's descriptor is the command's to close; ours must not keep it. */
-  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  if (null >= 0)
-    dup2(null, p->ch->real);
-  ss_close(&null);
+  if (!p->ch->pty)
+    let_go_of(p->ch->real);
   atomic_fetch_sub(&p->all->running, 1);
   uint64_t one = 1;
   ss_write_all(p->all->done_fd, &one, sizeof one);

@@ -187,7 +187,7 @@ static void let_go(const struct ss_witness_args *args)
 {
   int keep[4] = {args->control};
   int n = 1;
-  bool used[3] = {false};
+  bool used[3] = {[2] = isatty(2) != 0}; /* the status line's */
 
   for (int i = 0; i < args->channels->count; i++) {
     keep[n++] = args->channels->items[i].source;

@@ -1,6 +1,7 @@
 """What the command prints arrives as it would have, and is in the log."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -222,3 +223,28 @@ def test_modes_that_the_command_sets_reach_the_terminal(out, terminal):
         t = terminal(["sh", "-c", script, "sh", *prefix])
         assert t.wait() == 0
         assert b" -echo " in t.text
+
+
+STATUS = re.compile(rb"\x1bD\x1b\[A\x1b7\x1b\[B\r\[ss\][^\x1b\n]*\x1b\[K\x1b8"  # drawn below
+                    rb"|\r\[ss\][^\x1b\n]*\x1b\[K"  # drawn at the cursor
+                    rb"|\x1b7\x1b\[B\r\x1b\[K\x1b8|\r\x1b\[K")  # erased
+
+
+def test_status_line_spares_the_commands_text(out, terminal):
+    """It is drawn below unfinished lines, and gone before the next byte."""
+    words = [w for w in command(out, target("counts")) if w != "-q"]
+    t = terminal(["sh", "-c", 'printf "part "; exec "$@"', "sh", *words], env={"TERM": "xterm"})
+    at = t.until(b"[ss] ")
+    t.until(b"[ss] ", at)
+    t.send(b"quit\n")
+    assert t.wait() == 7
+    assert STATUS.search(t.text)
+    kept = STATUS.sub(b"", t.text)
+    assert b"[ss]" not in kept
+    assert harness.log(out).replace(b"\n", b"\r\n") in kept
+
+
+def test_quiet_has_no_status_line(out, terminal):
+    t = terminal(command(out, "sleep", "1.5"), env={"TERM": "xterm"})
+    assert t.wait() == 0
+    assert t.text == b""
