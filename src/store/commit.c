@@ -224,6 +224,7 @@ static void failed(struct ss_store *s, int rc)
   ss_store_failed(s, ss_db_fail(&s->db, rc, "writing the profile", &diag), &diag);
   ss_db_exec(&s->db, "ROLLBACK");
   s->in_transaction = false;
+  ss_merge_forget(s);
   s->unsaved += s->in_flight;
   s->in_flight = 0;
   s->retry_after_ns = s->retry_after_ns == 0 ? 1000000000u : s->retry_after_ns * 2;
@@ -246,45 +247,55 @@ static int commit(struct ss_store *s)
 /* ---- samples
  * ------------------------------------------------------------------------------- */
 
+int ss_store_put_sample(struct ss_store *s, sqlite3_int64 rowid,
+                        const struct ss_sample_row *r)
+{
+  if (s->put_sample == NULL)
+    s->put_sample = ss_db_prepare(
+        &s->db,
+        "REPLACE INTO sample(rowid, time_ns, weight_ns, thread, stack, phase, state, "
+        "ended, method, merge, samples) VALUES(?,?,?,?,?,?,?,?,?,?,?)");
+  if (s->put_sample == NULL)
+    return sqlite3_extended_errcode(s->db.sql);
+  return PUT(s->put_sample, rowid > 0 ? rowid : NIL, (int64_t)(r->time_ns - s->base_ns),
+             (int64_t)r->weight_ns, r->thread, r->stack, id_value(r->phase), r->state,
+             r->end, r->method, r->merge, r->samples);
+}
+
+/* The buffer into the open transaction. */
 static int put_samples(struct ss_store *s)
 {
   int rc = SQLITE_OK;
 
-  if (s->put_sample == NULL)
-    s->put_sample =
-        ss_db_prepare(&s->db, "INSERT INTO sample VALUES(?,?,?,?,?,?,?,?,?,?)");
-  if (s->put_sample == NULL)
-    return sqlite3_extended_errcode(s->db.sql);
+  s->in_flight += s->buffered;
   for (size_t i = 0; i < s->buffered && rc == SQLITE_OK; i++) {
-    const struct ss_sample_row *r = &s->buffer[i];
-    rc = PUT(s->put_sample, (int64_t)(r->time_ns - s->base_ns), (int64_t)r->weight_ns,
-             r->thread, r->stack, id_value(r->phase), r->state, r->end, r->method,
-             r->merge, r->samples);
+    if (s->window.span_ns > 0)
+      rc = ss_merge_sample(s, &s->buffer[i]);
+    else
+      rc = ss_store_put_sample(s, 0, &s->buffer[i]);
   }
-  return rc;
+  s->buffered = 0;
+  return rc == SQLITE_OK ? ss_merge_flush(s) : rc;
 }
 
 void ss_store_flush_samples(struct ss_store *s)
 {
   int rc = begin(s);
 
-  s->in_flight += s->buffered;
   if (rc == SQLITE_OK)
     rc = put_samples(s);
-  s->buffered = 0;
   if (rc != SQLITE_OK)
     failed(s, rc);
+  s->unsaved += s->buffered; /* there must be room for the next one */
+  s->buffered = 0;
 }
 
 void ss_store_write(struct ss_store *s)
 {
   int rc = begin(s);
 
-  if (rc == SQLITE_OK && s->buffered > 0) {
-    s->in_flight += s->buffered;
+  if (rc == SQLITE_OK)
     rc = put_samples(s);
-    s->buffered = 0;
-  }
   for (int t = 0; t < SS_T_COUNT && rc == SQLITE_OK; t++)
     rc = put_table(s, (enum ss_table)t);
   if (rc == SQLITE_OK)
@@ -295,6 +306,7 @@ void ss_store_write(struct ss_store *s)
   }
   for (int t = 0; t < SS_T_COUNT; t++)
     clear_pending(s, (enum ss_table)t);
+  ss_merge_adapt(s);
 }
 
 /* ---- totals

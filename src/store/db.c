@@ -214,17 +214,16 @@ static int create_schema(struct ss_db *db)
 
 /* ---- checking a file that may be anybody's ---------------------------------------- */
 
-/* The first column of the first row as a number; -1 on error. */
-static sqlite3_int64 query_number(struct ss_db *db, const char *sql, int *rc)
+sqlite3_int64 ss_db_number(struct ss_db *db, const char *sql, int *rc)
 {
   sqlite3_stmt *st = ss_db_prepare(db, sql);
-  sqlite3_int64 n = -1;
+  sqlite3_int64 n = 0;
 
   *rc = st != NULL ? sqlite3_step(st) : sqlite3_extended_errcode(db->sql);
-  if (*rc == SQLITE_ROW) {
+  if (*rc == SQLITE_ROW)
     n = sqlite3_column_int64(st, 0);
+  if (*rc == SQLITE_ROW || *rc == SQLITE_DONE)
     *rc = SQLITE_OK;
-  }
   sqlite3_finalize(st);
   return n;
 }
@@ -287,14 +286,14 @@ static enum ss_err check_pages(struct ss_db *db, const char *name, struct ss_dia
 static enum ss_err check(struct ss_db *db, const char *name, struct ss_diag *diag)
 {
   int rc;
-  sqlite3_int64 app = query_number(db, "PRAGMA application_id", &rc);
+  sqlite3_int64 app = ss_db_number(db, "PRAGMA application_id", &rc);
   enum ss_err err;
 
   if (rc != SQLITE_OK)
     return ss_db_fail(db, rc, name, diag);
   if (app != APPLICATION_ID)
     return ss_fail(diag, SS_ERR_FORMAT, "%s is not a profile of stacksample", name);
-  sqlite3_int64 version = query_number(db, "PRAGMA user_version", &rc);
+  sqlite3_int64 version = ss_db_number(db, "PRAGMA user_version", &rc);
   if (version != SS_SCHEMA_VERSION)
     return ss_fail(diag, SS_ERR_UNSUPPORTED,
                    "%s has schema version %lld; this stacksample reads version %d", name,

@@ -77,6 +77,8 @@ void ss_db_close(struct ss_db *db);
 int ss_db_exec(struct ss_db *db, const char *sql);
 /* NULL on error. Owned: sqlite3_finalize. */
 sqlite3_stmt *ss_db_prepare(struct ss_db *db, const char *sql);
+/* The first column of the first row as a number; 0 where there is none. */
+sqlite3_int64 ss_db_number(struct ss_db *db, const char *sql, int *rc);
 /* The error of the last call on `db`, whose result code was `code`. */
 enum ss_err ss_db_fail(const struct ss_db *db, int code, const char *doing,
                        struct ss_diag *diag);
@@ -172,6 +174,15 @@ void ss_store_mark(struct ss_store *s, enum ss_table table, uint32_t id);
 void ss_store_flush_samples(struct ss_store *s);
 void ss_store_write(struct ss_store *s);
 void ss_store_write_totals(struct ss_store *s);
+/* One row of table `sample`; at `rowid`, or behind the last where it is 0. */
+int ss_store_put_sample(struct ss_store *s, sqlite3_int64 rowid,
+                        const struct ss_sample_row *row);
+/* Merging (merge.c): SQLite's result codes. Into the present span; the span
+ * into the file; nothing of it counts any more; is it time to merge (more)? */
+int ss_merge_sample(struct ss_store *s, const struct ss_sample_row *row);
+int ss_merge_flush(struct ss_store *s);
+void ss_merge_forget(struct ss_store *s);
+void ss_merge_adapt(struct ss_store *s);    /* after a commit */
 void ss_store_finalize(struct ss_store *s); /* drops the statements */
 
 /* Meta key: CLOCK_MONOTONIC at creation. Times in the file count from it,

@@ -1,64 +1,13 @@
 /* Files that are complete or absent, private, never written through a link. */
-#include "unit.h"
+#include "tmpdir.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "stacksample/buf.h"
-#include "stacksample/fsafe.h"
 #include "stacksample/sys.h"
 
-struct fixture {
-  char path[64];
-  struct ss_dir dir;
-};
-
-static int set_up(void **state)
-{
-  struct fixture *f = calloc(1, sizeof *f);
-
-  *state = f;
-  snprintf(f->path, sizeof f->path, "/tmp/ss-fsafe-XXXXXX");
-  return mkdtemp(f->path) != NULL &&
-                 ss_dir_open(&f->dir, f->path, false, NULL) == SS_ERR_OK
-             ? 0
-             : -1;
-}
-
-static size_t entries(const struct fixture *f, bool remove_them)
-{
-  DIR *d = opendir(f->path);
-  size_t count = 0;
-
-  for (struct dirent *e; (e = readdir(d)) != NULL;) {
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-      continue;
-    count++;
-    if (remove_them && unlinkat(dirfd(d), e->d_name, 0) != 0)
-      unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
-  }
-  closedir(d);
-  return count;
-}
-
-static int tear_down(void **state)
-{
-  struct fixture *f = *state;
-
-  entries(f, true);
-  ss_dir_close(&f->dir);
-  rmdir(f->path);
-  free(f);
-  return 0;
-}
-
-static mode_t mode_of(const struct fixture *f, const char *name)
+static mode_t mode_of(const struct tmpdir *f, const char *name)
 {
   struct stat st = {0};
 
@@ -66,7 +15,7 @@ static mode_t mode_of(const struct fixture *f, const char *name)
   return st.st_mode;
 }
 
-static enum ss_err write_file(const struct fixture *f, const char *name, const char *text,
+static enum ss_err write_file(const struct tmpdir *f, const char *name, const char *text,
                               struct ss_diag *diag)
 {
   struct ss_outfile *out = ss_outfile_open(&f->dir, name, diag);
@@ -77,7 +26,7 @@ static enum ss_err write_file(const struct fixture *f, const char *name, const c
   return ss_outfile_commit(out, diag);
 }
 
-static void assert_content(const struct fixture *f, const char *name, const char *text)
+static void assert_content(const struct tmpdir *f, const char *name, const char *text)
 {
   struct ss_buf buf = {0};
 
@@ -88,7 +37,7 @@ static void assert_content(const struct fixture *f, const char *name, const char
 
 static void a_file_appears_whole_at_commit(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_diag diag = {0};
   struct ss_outfile *out = ss_outfile_open(&f->dir, "a", &diag);
   char big[70000];
@@ -104,23 +53,23 @@ static void a_file_appears_whole_at_commit(void **state)
   struct stat st;
   assert_int_equal(fstatat(f->dir.fd, "a", &st, 0), 0);
   assert_int_equal(st.st_size, 71006);
-  assert_int_equal(entries(f, false), 1);
+  assert_int_equal(tmpdir_entries(f, false), 1);
 }
 
 static void abort_leaves_nothing(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_outfile *out = ss_outfile_open(&f->dir, "a", NULL);
 
   ss_outfile_write(out, "x", 1);
   ss_outfile_abort(out);
   ss_outfile_abort(NULL);
-  assert_int_equal(entries(f, false), 0);
+  assert_int_equal(tmpdir_entries(f, false), 0);
 }
 
 static void modes_do_not_depend_on_the_umask(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_dir sub;
   mode_t masks[] = {0, 0777};
 
@@ -136,13 +85,13 @@ static void modes_do_not_depend_on_the_umask(void **state)
     assert_int_equal(mode_of(f, "a"), S_IFREG | 0600);
     assert_int_equal(mode_of(f, "live"), S_IFREG | 0600);
     assert_int_equal(mode_of(f, "sub"), S_IFDIR | 0700);
-    entries(f, true);
+    tmpdir_entries(f, true);
   }
 }
 
 static void a_planted_link_is_replaced_not_followed(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_diag diag = {0};
   int fd = ss_file_create(&f->dir, "victim", NULL);
 
@@ -160,7 +109,7 @@ static void a_planted_link_is_replaced_not_followed(void **state)
 
 static void what_is_not_a_file_is_left_alone(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_diag diag = {0};
 
   assert_int_equal(mkdirat(f->dir.fd, "d", 0700), 0);
@@ -169,7 +118,7 @@ static void what_is_not_a_file_is_left_alone(void **state)
   assert_int_equal(write_file(f, "p", "x", &diag), SS_ERR_EXISTS);
   assert_true(S_ISDIR(mode_of(f, "d")));
   assert_true(S_ISFIFO(mode_of(f, "p")));
-  assert_int_equal(entries(f, false), 2);                       /* no temporary is left */
+  assert_int_equal(tmpdir_entries(f, false), 2);                /* no temporary is left */
   assert_int_equal(ss_file_open_read(&f->dir, "p", &diag), -1); /* does not block */
   assert_int_equal(diag.err, SS_ERR_FORMAT);
   assert_int_equal(ss_file_open_read(&f->dir, "absent", &diag), -1);
@@ -178,7 +127,7 @@ static void what_is_not_a_file_is_left_alone(void **state)
 
 static void an_output_is_replaced_by_its_next_version(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
 
   assert_int_equal(write_file(f, "a", "old", NULL), SS_ERR_OK);
   assert_int_equal(write_file(f, "a", "new", NULL), SS_ERR_OK);
@@ -188,7 +137,7 @@ static void an_output_is_replaced_by_its_next_version(void **state)
 static void names_are_single_components(void **state)
 {
   static const char *const bad[] = {"", ".", "..", "a/b", "/a", "../a"};
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_dir sub;
 
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -203,7 +152,7 @@ static void names_are_single_components(void **state)
 
 static void folders_are_made_and_kept_by_descriptor(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_dir deep, again;
   char path[128], moved[128];
 
@@ -232,7 +181,7 @@ static void folders_are_made_and_kept_by_descriptor(void **state)
 
 static void a_path_of_several_folders_is_made(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_dir deep;
   char path[128];
 
@@ -248,7 +197,7 @@ static void a_path_of_several_folders_is_made(void **state)
 
 static void reading_whole_files_is_bounded(void **state)
 {
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   struct ss_buf buf = {0};
 
   assert_int_equal(write_file(f, "a", "12345", NULL), SS_ERR_OK);
@@ -272,7 +221,7 @@ static void reading_whole_files_is_bounded(void **state)
 static void a_full_disk_leaves_the_old_file(void **state)
 {
   static const char *const faults[] = {"write:ENOSPC:1", "fsync:EIO:1", "write:EDQUOT:2"};
-  struct fixture *f = *state;
+  struct tmpdir *f = *state;
   static char big[200000];
 
   memset(big, 'x', sizeof big - 1);
@@ -288,27 +237,26 @@ static void a_full_disk_leaves_the_old_file(void **state)
     assert_non_null(strstr(diag.text, "/a"));
     unsetenv("SS_FAULT");
     assert_content(f, "a", "old");
-    assert_int_equal(entries(f, false), 1);
+    assert_int_equal(tmpdir_entries(f, false), 1);
   }
 }
 #endif
 
 int main(void)
 {
-#define FILE_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      FILE_TEST(a_file_appears_whole_at_commit),
-      FILE_TEST(abort_leaves_nothing),
-      FILE_TEST(modes_do_not_depend_on_the_umask),
-      FILE_TEST(a_planted_link_is_replaced_not_followed),
-      FILE_TEST(what_is_not_a_file_is_left_alone),
-      FILE_TEST(an_output_is_replaced_by_its_next_version),
-      FILE_TEST(names_are_single_components),
-      FILE_TEST(folders_are_made_and_kept_by_descriptor),
-      FILE_TEST(a_path_of_several_folders_is_made),
-      FILE_TEST(reading_whole_files_is_bounded),
+      TMPDIR_TEST(a_file_appears_whole_at_commit),
+      TMPDIR_TEST(abort_leaves_nothing),
+      TMPDIR_TEST(modes_do_not_depend_on_the_umask),
+      TMPDIR_TEST(a_planted_link_is_replaced_not_followed),
+      TMPDIR_TEST(what_is_not_a_file_is_left_alone),
+      TMPDIR_TEST(an_output_is_replaced_by_its_next_version),
+      TMPDIR_TEST(names_are_single_components),
+      TMPDIR_TEST(folders_are_made_and_kept_by_descriptor),
+      TMPDIR_TEST(a_path_of_several_folders_is_made),
+      TMPDIR_TEST(reading_whole_files_is_bounded),
 #ifdef SS_TESTING
-      FILE_TEST(a_full_disk_leaves_the_old_file),
+      TMPDIR_TEST(a_full_disk_leaves_the_old_file),
 #endif
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
