@@ -1,0 +1,281 @@
+/*
+ * Functions, operators, and what each test mostly did, out of the stack trie.
+ *
+ * A function's total counts a sample once however often the function is on its
+ * stack, so recursion cannot exceed the whole. Every pass is linear in the trie.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "summary_priv.h"
+
+struct walk {       /* arrays by trie node, unless said otherwise */
+  uint32_t *text;   /* of the node's frame */
+  uint32_t *op;     /* innermost operator down to here, or SS_ID_NONE */
+  uint32_t *python; /* innermost Python frame down to here, or SS_ID_NONE */
+  bool *fault;      /* a page fault is on the way here */
+  uint64_t *self_ns, *subtree_ns, *self_n;
+  uint32_t *first, *next; /* child lists */
+  uint32_t *open;         /* by text: how often it is on the walk's path */
+};
+
+static void walk_release(struct walk *w)
+{
+  free(w->text);
+  free(w->op);
+  free(w->python);
+  free(w->fault);
+  free(w->self_ns);
+  free(w->subtree_ns);
+  free(w->self_n);
+  free(w->first);
+  free(w->next);
+  free(w->open);
+}
+
+static bool walk_init(struct walk *w, size_t n)
+{
+  w->text = calloc(n + 1, sizeof *w->text);
+  w->op = calloc(n + 1, sizeof *w->op);
+  w->python = calloc(n + 1, sizeof *w->python);
+  w->fault = calloc(n + 1, sizeof *w->fault);
+  w->self_ns = calloc(n + 1, sizeof *w->self_ns);
+  w->subtree_ns = calloc(n + 1, sizeof *w->subtree_ns);
+  w->self_n = calloc(n + 1, sizeof *w->self_n);
+  w->first = calloc(n + 1, sizeof *w->first);
+  w->next = calloc(n + 1, sizeof *w->next);
+  return w->text && w->op && w->python && w->fault && w->self_ns && w->subtree_ns &&
+         w->self_n && w->first && w->next;
+}
+
+static bool is_fault(const struct ss_profile *p, const struct ss_frame_row *frame)
+{
+  if (frame->kind != SS_FRAME_KERNEL && frame->kind != SS_FRAME_SYNTHETIC)
+    return false;
+  const char *name = ss_profile_str(p, frame->name);
+  return strstr(name, "page_fault") || strstr(name, "page fault");
+}
+
+/* Texts and what is inherited from the caller. */
+static bool name_nodes(struct ss_figures *f, struct walk *w)
+{
+  const struct ss_profile *p = f->p;
+
+  for (size_t i = 0; i < p->n_stacks; i++) {
+    const struct ss_stack_row *node = &p->stacks[i];
+    uint32_t text = ss_texts_frame(&f->texts, node->frame);
+    bool child = node->parent < i;
+    if (text == SS_ID_NONE)
+      return false;
+    w->text[i] = text;
+    w->op[i] = child ? w->op[node->parent] : SS_ID_NONE;
+    w->python[i] = child ? w->python[node->parent] : SS_ID_NONE;
+    w->fault[i] =
+        (child && w->fault[node->parent]) || is_fault(p, &p->frames[node->frame]);
+    if (f->texts.texts[text].op != SS_ID_NONE)
+      w->op[i] = f->texts.texts[text].op;
+    if (p->frames[node->frame].kind == SS_FRAME_PYTHON)
+      w->python[i] = text;
+  }
+  return true;
+}
+
+static void add_fault(struct ss_spent *t, const struct ss_total *total, bool fault)
+{
+  t->kernel_w += total->weight_ns;
+  t->fault_w += fault ? total->weight_ns : 0;
+}
+
+static void weigh_nodes(struct ss_figures *f, struct walk *w)
+{
+  const struct ss_profile *p = f->p;
+
+  for (size_t i = 0; i < p->n_totals; i++) {
+    const struct ss_total *t = &p->totals[i];
+    if (t->stack == SS_ID_NONE || t->weight_ns == 0)
+      continue;
+    if (t->state == SS_STATE_KERNEL) {
+      add_fault(&f->total, t, w->fault[t->stack]);
+      add_fault(&f->threads[t->thread], t, w->fault[t->stack]);
+      if (t->phase != SS_ID_NONE)
+        add_fault(&f->tests[t->phase].t, t, w->fault[t->stack]);
+    }
+    if (ss_state_running(t->state)) {
+      w->self_ns[t->stack] += t->weight_ns;
+      w->self_n[t->stack] += t->samples;
+    }
+  }
+  memcpy(w->subtree_ns, w->self_ns, p->n_stacks * sizeof *w->subtree_ns);
+  for (size_t i = p->n_stacks; i-- > 0;) {
+    uint32_t parent = p->stacks[i].parent;
+    if (parent < i)
+      w->subtree_ns[parent] += w->subtree_ns[i];
+  }
+}
+
+/* Child lists; the slot n_stacks heads the roots. */
+static void link_nodes(const struct ss_profile *p, struct walk *w)
+{
+  size_t n = p->n_stacks;
+
+  for (size_t i = 0; i <= n; i++)
+    w->first[i] = w->next[i] = SS_ID_NONE;
+  for (size_t i = n; i-- > 0;) {
+    size_t parent = p->stacks[i].parent < i ? p->stacks[i].parent : n;
+    w->next[i] = w->first[parent];
+    w->first[parent] = (uint32_t)i;
+  }
+}
+
+static void enter(struct walk *w, struct ss_function_row *rows, uint32_t text,
+                  uint32_t node)
+{
+  if (text != SS_ID_NONE && w->open[text]++ == 0)
+    rows[text].total_ns += w->subtree_ns[node];
+}
+
+static void leave(struct walk *w, uint32_t text)
+{
+  if (text != SS_ID_NONE)
+    w->open[text]--;
+}
+
+/* Totals by a walk over the trie: `key` gives the text to account a node to. */
+static void add_totals(const struct ss_figures *f, struct walk *w, bool operators,
+                       struct ss_function_row *rows)
+{
+  const struct ss_profile *p = f->p;
+  uint32_t node = w->first[p->n_stacks];
+
+  while (node != SS_ID_NONE) {
+    uint32_t text = w->text[node];
+    enter(w, rows, operators ? f->texts.texts[text].op : text, node);
+    if (w->first[node] != SS_ID_NONE) {
+      node = w->first[node];
+      continue;
+    }
+    for (;;) { /* leave this node, and every parent that has no further child */
+      text = w->text[node];
+      leave(w, operators ? f->texts.texts[text].op : text);
+      uint32_t parent = p->stacks[node].parent;
+      if (w->next[node] != SS_ID_NONE) {
+        node = w->next[node];
+        break;
+      }
+      if (parent >= node) {
+        node = SS_ID_NONE;
+        break;
+      }
+      node = parent;
+    }
+  }
+}
+
+static int by_self(const void *a, const void *b)
+{
+  const struct ss_function_row *x = a, *y = b;
+  if (x->self_ns != y->self_ns)
+    return x->self_ns < y->self_ns ? 1 : -1;
+  if (x->total_ns != y->total_ns)
+    return x->total_ns < y->total_ns ? 1 : -1;
+  return (x->text > y->text) - (x->text < y->text);
+}
+
+/* Rows by text -> a sorted list of those that have any time. */
+static size_t compact(struct ss_function_row *rows, size_t n)
+{
+  size_t kept = 0;
+
+  for (size_t i = 0; i < n; i++) {
+    if (rows[i].total_ns == 0 && rows[i].self_ns == 0)
+      continue;
+    rows[kept] = rows[i];
+    rows[kept++].text = (uint32_t)i;
+  }
+  if (kept)
+    qsort(rows, kept, sizeof *rows, by_self);
+  return kept;
+}
+
+static bool add_functions(struct ss_figures *f, struct walk *w)
+{
+  size_t n = f->texts.strings.count;
+
+  w->open = calloc(n + 1, sizeof *w->open);
+  f->functions = calloc(n + 1, sizeof *f->functions);
+  f->operators = calloc(n + 1, sizeof *f->operators);
+  if (!w->open || !f->functions || !f->operators)
+    return false;
+  for (size_t i = 0; i < f->p->n_stacks; i++) {
+    f->functions[w->text[i]].self_ns += w->self_ns[i];
+    f->functions[w->text[i]].self_samples += w->self_n[i];
+    if (w->op[i] != SS_ID_NONE) {
+      f->operators[w->op[i]].self_ns += w->self_ns[i];
+      f->operators[w->op[i]].self_samples += w->self_n[i];
+    }
+  }
+  link_nodes(f->p, w);
+  add_totals(f, w, false, f->functions);
+  add_totals(f, w, true, f->operators);
+  f->n_functions = compact(f->functions, n);
+  f->n_operators = compact(f->operators, n);
+  return true;
+}
+
+/* What a person calls it: the operator, else the Python function, else the leaf. */
+static uint32_t spoken(const struct walk *w, uint32_t stack)
+{
+  if (w->op[stack] != SS_ID_NONE)
+    return w->op[stack];
+  return w->python[stack] != SS_ID_NONE ? w->python[stack] : w->text[stack];
+}
+
+/* The largest of each phase; running before waiting, whatever the waits weigh. */
+static bool find_tops(struct ss_figures *f, const struct walk *w)
+{
+  struct ss_idmap sums = {0};
+  bool ok = true;
+
+  for (int pass = 0; pass < 2 && ok; pass++) {
+    ss_idmap_release(&sums);
+    sums = (struct ss_idmap){0};
+    for (size_t i = 0; i < f->p->n_totals && ok; i++) {
+      const struct ss_total *t = &f->p->totals[i];
+      if (t->phase == SS_ID_NONE || t->stack == SS_ID_NONE ||
+          ss_state_running(t->state) != (pass == 0))
+        continue;
+      uint64_t key = (uint64_t)t->phase << 32 | spoken(w, t->stack);
+      uint64_t *sum = ss_idmap_get(&sums, key);
+      ok = ss_idmap_put(&sums, key, (sum ? *sum : 0) + t->weight_ns);
+    }
+    size_t pos = 0;
+    uint64_t key, ns;
+    while (ss_idmap_next(&sums, &pos, &key, &ns)) {
+      struct ss_test_row *row = &f->tests[key >> 32];
+      bool settled = pass == 1 && row->top != SS_ID_NONE && row->top_ns == UINT64_MAX;
+      uint32_t text = (uint32_t)key;
+      if (settled || ns < row->top_ns || (ns == row->top_ns && text >= row->top))
+        continue;
+      row->top = text;
+      row->top_ns = ns;
+    }
+    for (size_t i = 0; i < f->p->n_phases && pass == 0; i++)
+      if (f->tests[i].top != SS_ID_NONE)
+        f->tests[i].top_ns = UINT64_MAX;
+  }
+  ss_idmap_release(&sums);
+  return ok;
+}
+
+enum ss_err ss_figures_stacks(struct ss_figures *f, struct ss_diag *diag)
+{
+  struct walk w = {0};
+  bool ok = walk_init(&w, f->p->n_stacks) && name_nodes(f, &w);
+
+  if (ok) {
+    weigh_nodes(f, &w);
+    ok = add_functions(f, &w) && find_tops(f, &w);
+  }
+  walk_release(&w);
+  return ok ? SS_ERR_OK : ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");
+}

@@ -1,0 +1,536 @@
+/*
+ * The summary a person reads: what happened, where the time went, how good the
+ * evidence is, what to do next. From profile.db alone. Only what was measured is
+ * said; a figure that is not known is left out, never 0.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/meta.h"
+#include "summary_priv.h"
+
+#define TEST_ROWS 40
+#define FUNCTION_ROWS 20
+#define ROLE_ROWS 24
+#define FOLD_SHARE 100 /* tests below 1/100 of the wall time share a row */
+
+/* ---- what happened --------------------------------------------------------------- */
+
+static void put_state_shares(struct ss_buf *out, const struct ss_spent *t)
+{
+  static const enum ss_state states[] = {SS_STATE_USER, SS_STATE_KERNEL, SS_STATE_SPIN};
+  uint64_t all = ss_spent_running(t);
+
+  for (size_t i = 0; i < 3 && all; i++) {
+    ss_buf_adds(out, i ? ", " : ": ");
+    ss_put_significant(out, 100 * (double)t->ns[states[i]] / (double)all);
+    ss_buf_addf(out, " %% %s", ss_state_word(states[i]));
+  }
+}
+
+/* Different node ids; phases without a phase word are no tests. */
+static size_t count_tests(const struct ss_figures *f)
+{
+  struct ss_idmap seen = {0};
+  size_t n = 0;
+
+  for (size_t i = 0; i < f->p->n_phases; i++) {
+    const struct ss_phase_row *row = &f->p->phases[i];
+    if (*ss_profile_str(f->p, row->phase) && !ss_idmap_get(&seen, row->test)) {
+      ss_idmap_put(&seen, row->test, 1);
+      n++;
+    }
+  }
+  ss_idmap_release(&seen);
+  return n;
+}
+
+static void command_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  const char *line = ss_profile_meta(f->p, SS_META_COMMAND_LINE);
+  const char *result = ss_profile_meta(f->p, SS_META_LOG_RESULT);
+  uint64_t code = ss_profile_meta_u64(f->p, SS_META_EXIT_CODE, UINT64_MAX);
+  struct ss_buf text = {0};
+
+  if (line)
+    ss_buf_addf(&text, "Command: %s", line);
+  if (line && code != UINT64_MAX)
+    ss_buf_addf(&text, " (exit %llu)", (unsigned long long)code);
+  ss_doc_para(d, &text);
+  ss_buf_clear(&text);
+  if (result)
+    ss_buf_addf(&text, "pytest says: %s", result);
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  uint64_t cpus = ss_profile_meta_u64(f->p, SS_META_CPUS_ALLOWED, 0);
+  uint64_t running = ss_spent_running(&f->total);
+  size_t tests = count_tests(f);
+  struct ss_buf text = {0};
+
+  if (tests)
+    ss_buf_addf(&text, "%zu test%s. ", tests, tests == 1 ? "" : "s");
+  ss_buf_adds(&text, "Wall ");
+  ss_put_seconds(&text, f->wall_ns);
+  ss_buf_adds(&text, " s; CPU ");
+  ss_put_seconds(&text, running);
+  ss_buf_adds(&text, " s");
+  if (cpus)
+    ss_buf_addf(&text, " on %llu CPU%s", (unsigned long long)cpus, cpus == 1 ? "" : "s");
+  if (f->wall_ns) {
+    ss_buf_adds(&text, " (");
+    ss_put_significant(&text, (double)running / (double)f->wall_ns);
+    ss_buf_adds(&text, " busy)");
+  }
+  put_state_shares(&text, &f->total);
+  ss_buf_addc(&text, '.');
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+static void limits_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  cJSON *limits = ss_json_meta(f->p, SS_META_LIMITS);
+  const cJSON *item;
+  struct ss_buf text = {0};
+
+  cJSON_ArrayForEach(item, limits)
+  {
+    const char *source = ss_json_get(item, "source"), *kind = ss_json_get(item, "kind");
+    const cJSON *s = cJSON_GetObjectItemCaseSensitive(item, "s");
+    const cJSON *cpus = cJSON_GetObjectItemCaseSensitive(item, "cpus");
+    if (!source || !kind)
+      continue;
+    ss_buf_addf(&text, "%s%s: ", text.len ? "; " : "Limits known: ", source);
+    if (cJSON_IsNumber(s)) {
+      ss_put_duration(&text, s->valuedouble);
+      ss_buf_adds(&text, strcmp(kind, "test") == 0 ? " a test" : "");
+    } else if (cJSON_IsNumber(cpus)) {
+      ss_put_significant(&text, cpus->valuedouble);
+      ss_buf_adds(&text, " CPUs");
+    }
+  }
+  if (text.len)
+    ss_buf_addc(&text, '.');
+  else if (limits)
+    ss_buf_adds(&text, "Limits known: none.");
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+  cJSON_Delete(limits);
+}
+
+static void guards_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  cJSON *guards = ss_json_meta(f->p, SS_META_GUARDS);
+  const cJSON *item;
+  struct ss_buf text = {0};
+
+  cJSON_ArrayForEach(item, guards)
+  {
+    const char *value = cJSON_GetStringValue(item);
+    ss_buf_adds(&text, text.len ? "; " : "Guards: ");
+    if (value)
+      ss_buf_addf(&text, "%s=%s", item->string, value);
+    else
+      ss_buf_addf(&text, "%s %s", item->string,
+                  item->string[0] == '-' ? "not given" : "not set");
+  }
+  if (text.len)
+    ss_buf_addc(&text, '.');
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+  cJSON_Delete(guards);
+}
+
+static void failure_section(struct ss_doc *d, const struct ss_figures *f)
+{
+  cJSON *brief = ss_json_meta(f->p, SS_META_LOG_SHORT);
+  cJSON *trace = ss_json_meta(f->p, SS_META_LOG_TRACEBACK);
+  cJSON *tail = ss_json_meta(f->p, SS_META_LOG_TAIL);
+  const char *timeout = ss_profile_meta(f->p, SS_META_LOG_TIMEOUT);
+  struct ss_buf text = {0};
+
+  if (brief || trace || tail || timeout)
+    ss_doc_heading(d, "What the log says");
+  if (timeout)
+    ss_buf_addf(&text, "pytest-timeout fired: %s", timeout);
+  ss_doc_para(d, &text);
+  if (brief)
+    ss_doc_code(d, brief);
+  if (trace)
+    ss_doc_code(d, trace);
+  else if (tail && !brief)
+    ss_doc_code(d, tail);
+  ss_buf_release(&text);
+  cJSON_Delete(brief);
+  cJSON_Delete(trace);
+  cJSON_Delete(tail);
+}
+
+/* ---- where ------------------------------------------------------------------------- */
+
+static const char *const test_headers[] = {
+    "test",          "phase",   "outcome", ">wall s", ">user s",  ">kernel s",
+    ">of it faults", ">spin s", ">gil s",  ">wait s", ">samples", "mostly"};
+
+static void add_times(struct ss_grid *g, const struct ss_figures *f,
+                      const struct ss_spent *t)
+{
+  uint64_t fault = ss_spent_fault(f, t);
+
+  ss_put_seconds(ss_grid_cell(g), t->ns[SS_STATE_USER]);
+  ss_put_seconds(ss_grid_cell(g), t->ns[SS_STATE_KERNEL]);
+  struct ss_buf *cell = ss_grid_cell(g);
+  if (fault != UINT64_MAX)
+    ss_put_seconds(cell, fault);
+  ss_put_seconds(ss_grid_cell(g), t->ns[SS_STATE_SPIN]);
+  ss_put_seconds(ss_grid_cell(g), t->ns[SS_STATE_GIL]);
+  ss_put_seconds(ss_grid_cell(g), ss_spent_waiting(t) - t->ns[SS_STATE_GIL]);
+  ss_put_count(ss_grid_cell(g), t->samples);
+}
+
+static void add_test(struct ss_grid *g, const struct ss_figures *f,
+                     const struct ss_test_row *row)
+{
+  const struct ss_phase_row *phase = &f->p->phases[row->phase];
+  size_t len = 0;
+
+  struct ss_buf *name = ss_grid_cell(g);
+  ss_buf_adds(name, ss_profile_str(f->p, phase->test));
+  if (phase->occurrence > 0)
+    ss_buf_addf(name, " (run %u)", phase->occurrence + 1);
+  ss_buf_adds(ss_grid_cell(g), ss_profile_str(f->p, phase->phase));
+  ss_buf_adds(ss_grid_cell(g), row->outcome ? row->outcome : "");
+  ss_put_seconds(ss_grid_cell(g), row->wall_ns);
+  add_times(g, f, &row->t);
+  struct ss_buf *top = ss_grid_cell(g);
+  if (row->top != SS_ID_NONE) {
+    const char *text = ss_texts_str(&f->texts, row->top, &len);
+    ss_buf_add(top, text, len);
+  }
+}
+
+static void fold_test(struct ss_test_row *sum, const struct ss_test_row *row)
+{
+  sum->wall_ns += row->wall_ns;
+  sum->t.samples += row->t.samples;
+  sum->t.kernel_w += row->t.kernel_w;
+  sum->t.fault_w += row->t.fault_w;
+  for (size_t s = 0; s < SS_STATE_COUNT; s++)
+    sum->t.ns[s] += row->t.ns[s];
+}
+
+static void tests_section(struct ss_doc *d, const struct ss_figures *f)
+{
+  struct ss_grid grid = {.headers = test_headers, .columns = 12};
+  struct ss_test_row rest = {.top = SS_ID_NONE};
+  size_t folded = 0;
+
+  if (f->p->n_phases == 0)
+    return;
+  ss_doc_heading(d, "Where: tests");
+  for (size_t i = 0; i < f->p->n_phases; i++) {
+    if (i >= TEST_ROWS || (i > 0 && f->tests[i].wall_ns < f->wall_ns / FOLD_SHARE)) {
+      fold_test(&rest, &f->tests[i]);
+      folded++;
+    } else {
+      add_test(&grid, f, &f->tests[i]);
+    }
+  }
+  if (folded) {
+    ss_buf_addf(ss_grid_cell(&grid), "%zu more phase%s, each shorter", folded,
+                folded == 1 ? "" : "s");
+    ss_grid_cell(&grid);
+    ss_grid_cell(&grid);
+    ss_put_seconds(ss_grid_cell(&grid), rest.wall_ns);
+    add_times(&grid, f, &rest.t);
+    ss_grid_cell(&grid);
+  }
+  ss_doc_grid(d, &grid);
+}
+
+static void functions_section(struct ss_doc *d, const struct ss_figures *f,
+                              const char *title, const char *const *headers,
+                              const struct ss_function_row *rows, size_t n)
+{
+  struct ss_grid grid = {.headers = headers, .columns = 4};
+  size_t len = 0;
+
+  if (n == 0)
+    return;
+  ss_doc_heading(d, title);
+  for (size_t i = 0; i < n && i < FUNCTION_ROWS; i++) {
+    ss_put_share(ss_grid_cell(&grid), rows[i].self_ns, f->run_ns, f->run_samples);
+    ss_put_seconds(ss_grid_cell(&grid), rows[i].self_ns);
+    ss_put_seconds(ss_grid_cell(&grid), rows[i].total_ns);
+    const char *text = ss_texts_str(&f->texts, rows[i].text, &len);
+    ss_buf_add(ss_grid_cell(&grid), text, len);
+  }
+  ss_doc_grid(d, &grid);
+}
+
+/* ---- threads --------------------------------------------------------------------------
+ */
+
+static const char *const role_headers[] = {"threads",   "process",       ">user s",
+                                           ">kernel s", ">of it faults", ">spin s",
+                                           ">gil s",    ">wait s",       ">samples"};
+
+static void put_process(struct ss_buf *out, const struct ss_profile *p, uint32_t process)
+{
+  const char *label = ss_profile_str(p, p->processes[process].label);
+
+  ss_buf_addf(out, "%s%s%lld", label, *label ? " " : "",
+              (long long)p->processes[process].pid);
+}
+
+static void put_role(struct ss_buf *out, const struct ss_profile *p,
+                     const struct ss_role_row *row)
+{
+  const struct ss_thread_row *t = &p->threads[row->first];
+  const char *name = ss_profile_str(p, t->name), *role = ss_profile_str(p, t->role);
+
+  if (row->members > 1)
+    ss_buf_addf(out, "%s x %u", *role ? role : name, row->members);
+  else if (strcmp(name, role) != 0 && *role)
+    ss_buf_addf(out, "%s (%s)", name, role);
+  else
+    ss_buf_adds(out, name);
+}
+
+static void threads_section(struct ss_doc *d, const struct ss_figures *f)
+{
+  struct ss_grid grid = {.headers = role_headers, .columns = 9};
+  struct ss_buf text = {0};
+
+  if (f->n_roles == 0)
+    return;
+  ss_doc_heading(d, "Threads");
+  for (size_t i = 0; i < f->n_roles && i < ROLE_ROWS; i++) {
+    put_role(ss_grid_cell(&grid), f->p, &f->roles[i]);
+    put_process(ss_grid_cell(&grid), f->p, f->p->threads[f->roles[i].first].process);
+    add_times(&grid, f, &f->roles[i].t);
+  }
+  ss_doc_grid(d, &grid);
+  if (f->n_roles > ROLE_ROWS)
+    ss_buf_addf(&text, "%zu more groups of threads with less CPU time.",
+                f->n_roles - ROLE_ROWS);
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+/* ---- quality
+ * --------------------------------------------------------------------------- */
+
+static void put_percent_of(struct ss_buf *out, const char *what, uint64_t part,
+                           uint64_t whole)
+{
+  if (!whole)
+    return;
+  ss_buf_addf(out, ", %s ", what);
+  ss_put_significant(out, 100 * (double)part / (double)whole);
+  ss_buf_adds(out, " %");
+}
+
+static void put_known_count(struct ss_buf *out, const struct ss_profile *p,
+                            const char *what, const char *key)
+{
+  if (!ss_profile_meta(p, key))
+    return;
+  ss_buf_addf(out, ", %s ", what);
+  ss_put_count(out, ss_profile_meta_u64(p, key, 0));
+}
+
+static void samples_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  const char *method = ss_profile_meta(f->p, SS_META_KERNEL_METHOD);
+  struct ss_buf text = {0};
+
+  ss_buf_adds(&text, "Samples ");
+  ss_put_count(&text, f->samples);
+  put_known_count(&text, f->p, "lost", SS_META_LOST);
+  put_known_count(&text, f->p, "rejected", SS_META_REJECTED);
+  put_percent_of(&text, "stacks complete", f->complete, f->stacks);
+  put_percent_of(&text, "truncated", f->truncated, f->samples);
+  put_percent_of(&text, "Python merges verified", f->verified, f->merges);
+  ss_buf_addc(&text, '.');
+  if (method)
+    ss_buf_addf(&text, " Kernel time is %s.",
+                f->faults_known ? "sampled with its stacks"
+                                : "accounted, without its stacks (perf_event_paranoid)");
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+static void cost_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  uint64_t rusage = 1000 * (ss_profile_meta_u64(f->p, SS_META_RU_UTIME_US, 0) +
+                            ss_profile_meta_u64(f->p, SS_META_RU_STIME_US, 0));
+  uint64_t own = ss_profile_meta_u64(f->p, SS_META_OWN_CPU_NS, 0);
+  uint64_t running = ss_spent_running(&f->total);
+  struct ss_buf text = {0};
+
+  if (rusage) {
+    ss_buf_adds(&text, "CPU accounted ");
+    ss_put_significant(&text, 100 * (double)running / (double)rusage);
+    ss_buf_adds(&text, " % of rusage (the command and the children it waited for). ");
+  }
+  if (own) {
+    ss_buf_adds(&text, "Our own cost ");
+    ss_put_seconds(&text, own);
+    ss_buf_adds(&text, " s of CPU");
+    if (running) {
+      ss_buf_adds(&text, " (");
+      ss_put_significant(&text, 100 * (double)own / (double)running);
+      ss_buf_adds(&text, " % of the command's)");
+    }
+    ss_buf_adds(&text, ".");
+  }
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+/* The longest test that pytest timed too. */
+static void durations_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  struct ss_buf text = {0};
+
+  for (size_t i = 0; i < f->p->n_phases; i++) {
+    const struct ss_test_row *row = &f->tests[i];
+    if (row->pytest_s < 0)
+      continue;
+    ss_buf_addf(&text, "pytest says ");
+    ss_put_seconds(&text, (uint64_t)llround(row->pytest_s * 1e9));
+    ss_buf_adds(&text, " s for the longest test phase it timed (--durations), we say ");
+    ss_put_seconds(&text, row->wall_ns);
+    ss_buf_adds(&text, " s.");
+    break;
+  }
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+static void notes_list(struct ss_doc *d, const struct ss_figures *f)
+{
+  cJSON *notes = ss_json_meta(f->p, SS_META_NOTES);
+  const cJSON *note;
+
+  if (cJSON_GetArraySize(notes) > 0 && d->markdown)
+    ss_buf_addc(d->out, '\n');
+  cJSON_ArrayForEach(note, notes)
+  {
+    const char *text = ss_json_get(note, "text");
+    const cJSON *count = cJSON_GetObjectItemCaseSensitive(note, "count");
+    struct ss_buf line = {0};
+    if (text)
+      ss_buf_adds(&line, text);
+    if (text && cJSON_IsNumber(count) && count->valuedouble > 1)
+      ss_buf_addf(&line, " (%.0f times)", count->valuedouble);
+    if (text)
+      ss_doc_item(d, &line);
+    ss_buf_release(&line);
+  }
+  cJSON_Delete(notes);
+}
+
+static void quality_section(struct ss_doc *d, const struct ss_figures *f)
+{
+  const char *engine = ss_profile_meta(f->p, SS_META_ENGINE);
+  const char *reason = ss_profile_meta(f->p, SS_META_ENGINE_REASON);
+  struct ss_buf text = {0};
+
+  ss_doc_heading(d, "Quality of this evidence");
+  samples_para(d, f);
+  cost_para(d, f);
+  durations_para(d, f);
+  if (engine)
+    ss_buf_addf(&text, "Engine: %s, %.0f Hz%s%s.", engine,
+                ss_profile_meta_f64(f->p, SS_META_RATE_HZ, 0),
+                reason && *reason ? "; " : "", reason ? reason : "");
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+  notes_list(d, f);
+}
+
+static void next_section(struct ss_doc *d)
+{
+  struct ss_buf text = {0};
+
+  ss_doc_heading(d, "Next");
+  ss_buf_adds(&text, "Ask more: stacksample report BUNDLE --test NAME --thread main.");
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
+{
+  static const char *const function_headers[] = {">self", ">self s", ">total s",
+                                                 "function"};
+  static const char *const operator_headers[] = {">self", ">self s", ">total s",
+                                                 "operator"};
+  struct ss_buf title = {0};
+  uint64_t code = ss_profile_meta_u64(f->p, SS_META_EXIT_CODE, 1);
+
+  ss_figures_sort_tests(f);
+  ss_headline(f, &title);
+  ss_doc_title(d, &title);
+  ss_buf_release(&title);
+  command_para(d, f);
+  cpu_para(d, f);
+  limits_para(d, f);
+  guards_para(d, f);
+  if (code != 0)
+    failure_section(d, f);
+  tests_section(d, f);
+  functions_section(d, f, "Where: functions (CPU time of all threads)", function_headers,
+                    f->functions, f->n_functions);
+  functions_section(d, f, "Where: operators", operator_headers, f->operators,
+                    f->n_operators);
+  threads_section(d, f);
+  quality_section(d, f);
+  if (d->markdown)
+    next_section(d);
+}
+
+/* ---- the two that are written from it
+ * ---------------------------------------------------- */
+
+enum ss_err ss_write_summary_md(struct ss_profile *p,
+                                const struct ss_write_options *options,
+                                struct ss_outfile *out, struct ss_diag *diag)
+{
+  struct ss_figures f;
+  struct ss_buf text = {0};
+  struct ss_doc doc = {&text, true};
+  enum ss_err err = ss_figures_init(&f, p, diag);
+
+  (void)options;
+  if (err != SS_ERR_OK)
+    return err;
+  ss_summary_doc(&doc, &f);
+  ss_figures_release(&f);
+  if (text.failed)
+    err = ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");
+  else
+    ss_outfile_write(out, text.data, text.len);
+  ss_buf_release(&text);
+  return err;
+}
+
+void ss_tables_print(struct ss_profile *p, FILE *to)
+{
+  struct ss_figures f;
+  struct ss_buf text = {0};
+  struct ss_doc doc = {&text, false};
+
+  if (ss_figures_init(&f, p, NULL) != SS_ERR_OK)
+    return;
+  ss_summary_doc(&doc, &f);
+  ss_figures_release(&f);
+  fwrite(ss_buf_str(&text), 1, text.len, to);
+  ss_buf_release(&text);
+}

@@ -1,0 +1,102 @@
+/*
+ * The figures behind every summary, and a small document that is written as
+ * Markdown or as plain text from the same calls.
+ */
+#ifndef SS_SUMMARY_PRIV_H
+#define SS_SUMMARY_PRIV_H
+
+#include "bundle_priv.h"
+#include "output_priv.h"
+#include "stacksample/context.h"
+
+/* ---- figures ----------------------------------------------------------------- */
+
+struct ss_spent { /* thread time by state, from the ledger; ns */
+  uint64_t ns[SS_STATE_COUNT];
+  uint64_t samples;
+  uint64_t kernel_w, fault_w; /* weight of kernel samples, and of faults in them */
+};
+struct ss_test_row {
+  uint32_t phase; /* id */
+  struct ss_spent t;
+  uint64_t start_ns, wall_ns; /* since the run's start; wall 0: not known */
+  uint32_t top;               /* text id of what it mostly did, or SS_ID_NONE */
+  uint64_t top_ns;
+  const char *outcome; /* borrowed from the log's JSON, or NULL */
+  double pytest_s;     /* what --durations says; negative: nothing */
+};
+struct ss_role_row { /* threads of one role in one process */
+  uint32_t first;    /* thread id */
+  uint32_t members;
+  struct ss_spent t;
+};
+struct ss_function_row {
+  uint32_t text;
+  uint64_t self_ns, total_ns, self_samples;
+};
+struct ss_figures {
+  struct ss_profile *p;
+  struct ss_texts texts;
+  struct ss_spent total;
+  struct ss_spent *threads;  /* by thread id */
+  struct ss_test_row *tests; /* by phase id, until sorted */
+  struct ss_role_row *roles;
+  struct ss_function_row *functions, *operators; /* largest self first */
+  size_t n_roles, n_functions, n_operators;
+  uint64_t start_ns, end_ns, wall_ns; /* end: of the run, or the last thing seen */
+  uint64_t run_ns, run_samples;       /* of samples taken on a CPU */
+  uint64_t samples, truncated;
+  uint64_t stacks, complete, merges, verified; /* samples with such a stack */
+  bool faults_known;                           /* kernel stacks were taken */
+  cJSON *outcomes, *durations;
+};
+enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p,
+                            struct ss_diag *diag);
+void ss_figures_release(struct ss_figures *f);    /* accepts a zeroed struct */
+void ss_figures_sort_tests(struct ss_figures *f); /* longest first */
+uint64_t ss_spent_running(const struct ss_spent *t);
+uint64_t ss_spent_waiting(const struct ss_spent *t); /* gil lock io child sleep wait */
+/* Part of the kernel time that is page faults; UINT64_MAX: not known. */
+uint64_t ss_spent_fault(const struct ss_figures *f, const struct ss_spent *t);
+/* Functions and operators: figures_stacks.c. */
+enum ss_err ss_figures_stacks(struct ss_figures *f, struct ss_diag *diag);
+/* Outcomes and durations of the log, onto the tests: figures_log.c. */
+void ss_figures_log(struct ss_figures *f);
+
+/* ---- numbers as a person reads them -------------------------------------------- */
+
+void ss_put_seconds(struct ss_buf *out, uint64_t ns);  /* "844.9", "12.3", "0.012" */
+void ss_put_duration(struct ss_buf *out, double s);    /* "14:04.9", "4.32 s" */
+void ss_put_count(struct ss_buf *out, uint64_t n);     /* "169 k", "1.09 M" */
+void ss_put_significant(struct ss_buf *out, double x); /* three digits */
+/* Share of `part` in `whole` with one standard error from `n` samples (0: none). */
+void ss_put_share(struct ss_buf *out, uint64_t part, uint64_t whole, uint64_t n);
+
+/* ---- a document ------------------------------------------------------------------- */
+
+struct ss_doc {
+  struct ss_buf *out; /* borrowed */
+  bool markdown;      /* else plain text */
+};
+/* All text is plain; these escape it for the kind of document. */
+void ss_doc_title(struct ss_doc *d, const struct ss_buf *text);
+void ss_doc_heading(struct ss_doc *d, const char *text);
+void ss_doc_para(struct ss_doc *d, const struct ss_buf *text);
+void ss_doc_item(struct ss_doc *d, const struct ss_buf *text);
+void ss_doc_code(struct ss_doc *d, const cJSON *lines); /* list of strings */
+
+struct ss_grid {
+  const char *const *headers; /* a leading '>' aligns the column to the right */
+  size_t columns;
+  struct ss_buf *cells; /* row by row */
+  size_t count, cap;
+};
+struct ss_buf *ss_grid_cell(struct ss_grid *g); /* the next one, empty; never NULL */
+void ss_doc_grid(struct ss_doc *d, struct ss_grid *g); /* prints and releases it */
+
+/* The whole summary: what summary.md and `report` show. */
+void ss_summary_doc(struct ss_doc *d, struct ss_figures *f);
+/* How the run went, as one line: "Passed after 14:04.9, limit 20:00 (...)". */
+void ss_headline(const struct ss_figures *f, struct ss_buf *out);
+
+#endif
