@@ -108,4 +108,8 @@
                                            (disk full); totals still have them */
 #define SS_META_REJECTED_ROWS "rejected_rows" /* set by ss_profile_open */
 
+/* ---- the file itself (the store) --------------------------------------------------- */
+#define SS_META_BASE_NS "base_ns" /* of its creation: times in rows count from it */
+#define SS_META_TOTALS "totals"   /* 1: table `total` is whole */
+
 #endif

@@ -7,7 +7,6 @@
  * commit. When a transaction fails the span is forgotten: the file keeps what
  * was committed of it, and the rest is counted as unsaved by the caller.
  */
-#include "stacksample/meta.h"
 #include "store_priv.h"
 
 #define FIRST_SPAN_NS 1000000000u

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 
 #include "query_priv.h"
-#include "stacksample/meta.h"
 
 /* Deeper than any stack that a writer can make. */
 #define DEPTH_MAX (SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256)

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 
 #include "stacksample/escape.h"
-#include "stacksample/meta.h"
 #include "stacksample/sys.h"
 #include "store_priv.h"
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "stacksample/limits.h"
+#include "stacksample/meta.h"
 #include "stacksample/store.h"
 
 /* ---- tables in memory ------------------------------------------------------- */
@@ -184,11 +185,5 @@ int ss_merge_flush(struct ss_store *s);
 void ss_merge_forget(struct ss_store *s);
 void ss_merge_adapt(struct ss_store *s);    /* after a commit */
 void ss_store_finalize(struct ss_store *s); /* drops the statements */
-
-/* Meta key: CLOCK_MONOTONIC at creation. Times in the file count from it,
- * which makes them short. */
-#define SS_META_BASE_NS "base_ns"
-/* Meta key: 1 where table `total` is whole. */
-#define SS_META_TOTALS "totals"
 
 #endif
