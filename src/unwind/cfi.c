@@ -7,7 +7,7 @@
  */
 #include "stacksample/buf.h"
 #include "stacksample/cursor.h"
-#include "unwind_priv.h"
+#include "table.h"
 
 #define HDR_ENCODINGS                                                                    \
   0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
@@ -79,6 +79,7 @@ static void cfi_free(void *unwind)
   struct ss_cfi *cfi = unwind;
   if (cfi == NULL)
     return;
+  ss_table_free(cfi->table);
   free(cfi->entries);
   free(cfi);
 }
@@ -92,53 +93,63 @@ struct ss_cfi *ss_cfi_of(struct ss_module *module)
   return module->unwind;
 }
 
-/* The last entry of .eh_frame_hdr that starts at or before vaddr. */
-static bool find_in_hdr(const struct ss_cfi *cfi, uint64_t vaddr, size_t *offset)
+struct ss_cfi *ss_cfi_load(struct ss_module *module)
 {
-  size_t lo = 0, hi = cfi->hdr_count;
-  struct ss_cursor c;
-  while (lo < hi) {
-    size_t mid = lo + (hi - lo) / 2;
-    c = ss_cursor_init(cfi->hdr + mid * 8, 8);
-    if (cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c) <= vaddr)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  if (lo == 0)
-    return false;
-  c = ss_cursor_init(cfi->hdr + (lo - 1) * 8 + 4, 4);
-  uint64_t at = cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
-  *offset = (size_t)(at - cfi->section.vaddr);
-  return at >= cfi->section.vaddr && at - cfi->section.vaddr < cfi->section.len;
+  struct ss_cfi *cfi = ss_cfi_of(module);
+  if (cfi != NULL && !cfi->loaded)
+    load(cfi, module->image);
+  return cfi;
 }
 
-static bool find_in_entries(const struct ss_cfi *cfi, uint64_t vaddr, size_t *offset)
+void ss_cfi_unload(struct ss_module *module)
 {
-  size_t lo = 0, hi = cfi->entry_count;
+  struct ss_cfi *cfi = ss_cfi_of(module);
+  if (cfi == NULL)
+    return;
+  ss_image_drop_section(module->image, ".eh_frame");
+  ss_image_drop_section(module->image, ".eh_frame_hdr");
+  ss_image_drop_section(module->image, ".debug_frame");
+  free(cfi->entries);
+  *cfi = (struct ss_cfi){.table = cfi->table, .table_tried = cfi->table_tried};
+}
+
+static uint64_t hdr_value(const struct ss_cfi *cfi, size_t i, size_t field)
+{
+  struct ss_cursor c = ss_cursor_init(cfi->hdr + i * 8 + field, 4);
+  return cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
+}
+
+bool ss_cfi_offset_at(const struct ss_cfi *cfi, size_t i, size_t *offset)
+{
+  if (cfi->hdr == NULL) {
+    *offset = cfi->entries[i].offset;
+    return true;
+  }
+  *offset = (size_t)(hdr_value(cfi, i, 4) - cfi->section.vaddr);
+  return *offset < cfi->section.len;
+}
+
+/* How many entries start at or before vaddr. */
+static size_t entries_before(const struct ss_cfi *cfi, uint64_t vaddr)
+{
+  size_t lo = 0, hi = cfi->hdr != NULL ? cfi->hdr_count : cfi->entry_count;
   while (lo < hi) {
     size_t mid = lo + (hi - lo) / 2;
-    if (cfi->entries[mid].start <= vaddr)
+    uint64_t start = cfi->hdr != NULL ? hdr_value(cfi, mid, 0) : cfi->entries[mid].start;
+    if (start <= vaddr)
       lo = mid + 1;
     else
       hi = mid;
   }
-  if (lo == 0)
-    return false;
-  *offset = cfi->entries[lo - 1].offset;
-  return true;
+  return lo;
 }
 
 bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde)
 {
-  struct ss_cfi *cfi = ss_cfi_of(module);
-  size_t offset;
-  if (cfi == NULL)
-    return false;
-  if (!cfi->loaded)
-    load(cfi, module->image);
-  bool found = cfi->hdr != NULL ? find_in_hdr(cfi, vaddr, &offset)
-                                : find_in_entries(cfi, vaddr, &offset);
-  return found && ss_fde_parse(&cfi->section, offset, fde) && vaddr >= fde->start &&
+  struct ss_cfi *cfi = ss_cfi_load(module);
+  struct ss_cie cie = {0};
+  size_t offset, before = cfi == NULL ? 0 : entries_before(cfi, vaddr);
+  return before > 0 && ss_cfi_offset_at(cfi, before - 1, &offset) &&
+         ss_fde_parse(&cfi->section, offset, &cie, fde) && vaddr >= fde->start &&
          vaddr < fde->end;
 }

@@ -54,7 +54,7 @@ static uint64_t read_format(struct ss_cursor *c, unsigned encoding)
 }
 
 /* A code address: absolute or relative to itself; others need the process. */
-static uint64_t read_address(const struct ss_cfi_section *s, struct ss_cursor *c,
+uint64_t ss_cfi_read_address(const struct ss_cfi_section *s, struct ss_cursor *c,
                              unsigned encoding)
 {
   uint64_t at = s->vaddr + ss_cursor_offset(c);
@@ -184,7 +184,7 @@ static bool parse_fde(const struct ss_cfi_section *s, const struct header *h,
   }
   struct ss_cursor c = body_of(s, h);
   *fde = (struct ss_fde){.cie = *cie, .offset = h->start};
-  fde->start = read_address(s, &c, cie->fde_encoding);
+  fde->start = ss_cfi_read_address(s, &c, cie->fde_encoding);
   uint64_t size = read_format(&c, cie->fde_encoding & PE_FORMAT);
   if (cie->augmented) {
     uint64_t len = ss_read_uleb(&c);
@@ -212,9 +212,9 @@ enum ss_entry ss_cfi_next(const struct ss_cfi_section *s, size_t *offset,
   return SS_ENTRY_FDE;
 }
 
-bool ss_fde_parse(const struct ss_cfi_section *s, size_t offset, struct ss_fde *fde)
+bool ss_fde_parse(const struct ss_cfi_section *s, size_t offset, struct ss_cie *cie,
+                  struct ss_fde *fde)
 {
   struct header h;
-  struct ss_cie cie = {0};
-  return read_header(s, offset, &h) && !is_cie(s, &h) && parse_fde(s, &h, &cie, fde);
+  return read_header(s, offset, &h) && !is_cie(s, &h) && parse_fde(s, &h, cie, fde);
 }

@@ -15,7 +15,7 @@
 #include "unwind_priv.h"
 
 #define SPACES_MAX 8
-#define CACHE_ROWS 1024
+#define CACHE_ROWS 4096
 /* Accesses of one step; a DWARF expression may loop for ever. Real steps need
  * about 150 when nothing is cached. */
 #define ACCESSES_MAX 20000
@@ -290,7 +290,7 @@ static void take_registers(struct ss_libunwind *lu, const struct ss_walk *old,
                            struct ss_walk *walk)
 {
   uint32_t wanted = ss_arch_callee_saved();
-  if (old->signal)
+  if ((old->hit->rule.flags & SS_RULE_SIGNAL) != 0)
     wanted = ((1u << SS_REG_COUNT) - 1) & ~(1u << SS_REG_IP | 1u << SS_REG_SP);
   walk->known = 1u << SS_REG_IP | 1u << SS_REG_SP;
   for (unsigned dwarf = 0; dwarf < 16; dwarf++) {
@@ -344,7 +344,7 @@ static enum ss_end libunwind_step(struct ss_unwinder *u, struct ss_walk *walk)
 {
   struct ss_libunwind *lu = u->libunwind;
   struct ss_walk old = *walk;
-  if (walk->function == 0)
+  if (walk->hit->function == 0)
     return SS_END_NO_CFI;
   if (!init_cursor(u, &old))
     return why_failed(lu);

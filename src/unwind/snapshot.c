@@ -113,7 +113,13 @@ void ss_snapshot_release(struct ss_snapshot *s)
   s->more_len = s->more_cap = 0;
 }
 
+const struct ss_snapshot *ss_snapshot_of(const struct ss_mem *mem)
+{
+  return mem->read == snapshot_read ? (const struct ss_snapshot *)mem : NULL;
+}
+
 bool ss_snapshot_is_stale(const struct ss_mem *mem)
 {
-  return mem->read == snapshot_read && ((const struct ss_snapshot *)mem)->stale;
+  const struct ss_snapshot *s = ss_snapshot_of(mem);
+  return s != NULL && s->stale;
 }

@@ -8,7 +8,7 @@
  * outermost function says so (return address undefined: _start, clone).
  */
 #include "stacksample/limits.h"
-#include "unwind_priv.h"
+#include "table.h"
 
 static const struct ss_unwind_method *const methods[] = {&ss_method_libunwind};
 
@@ -48,8 +48,9 @@ struct ss_unwinder *ss_unwinder_new(void)
   if (u == NULL)
     return NULL;
   u->libunwind = ss_libunwind_new();
-  if (u->libunwind == NULL) {
-    free(u);
+  u->hits = calloc(SS_HITS, sizeof *u->hits);
+  if (u->libunwind == NULL || u->hits == NULL) {
+    ss_unwinder_free(u);
     return NULL;
   }
   return u;
@@ -60,12 +61,16 @@ void ss_unwinder_free(struct ss_unwinder *u)
   if (u == NULL)
     return;
   ss_libunwind_free(u->libunwind);
+  free(u->hits);
   free(u);
 }
 
 void ss_unwinder_forget(struct ss_unwinder *u, pid_t pid)
 {
   ss_libunwind_forget(u->libunwind, pid);
+  for (size_t i = 0; i < SS_HITS; i++)
+    if (u->hits[i].pid == pid)
+      u->hits[i].pid = 0;
 }
 
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr)
@@ -90,21 +95,58 @@ enum ss_end ss_read_failed(const struct ss_unwinder *u)
   return ss_snapshot_is_stale(u->stack) ? SS_END_TRUNCATED : SS_END_BAD_READ;
 }
 
-/* Finds where the walk stands. Above the leaf the return address may already
- * belong to the next function (a call that does not return is the last
- * instruction): the call itself is looked up. */
-static void locate(struct ss_unwinder *u)
+/* The module's table, built when a stack first hits it. */
+static const struct ss_table *table_of(struct ss_module *module)
 {
-  struct ss_walk *w = &u->walk;
-  struct ss_fde fde;
-  uint64_t ip = w->r[SS_REG_IP];
-  w->place = ss_place_of(u->space, w->exact ? ip : ip - 1);
-  w->function = 0;
-  w->signal = false;
-  if (w->place.module != NULL && ss_cfi_find(w->place.module, w->place.vaddr, &fde)) {
-    w->function = fde.start;
-    w->signal = fde.cie.signal;
+  struct ss_cfi *cfi = ss_cfi_of(module);
+  if (cfi == NULL)
+    return NULL;
+  if (!cfi->table_tried) {
+    cfi->table_tried = true;
+    cfi->table = ss_table_build(module);
+    ss_cfi_unload(module);
   }
+  return cfi->table;
+}
+
+static void fill_hit(struct ss_hit *hit, const struct ss_unwind_space *space,
+                     uint64_t addr)
+{
+  struct ss_place place = ss_place_of(space, addr);
+  *hit = (struct ss_hit){.addr = addr,
+                         .generation = space->maps->generation,
+                         .pid = space->pid,
+                         .executable = place.executable,
+                         .module = place.module,
+                         .bias = place.bias,
+                         .rule = {.cfa_kind = SS_RULE_NOCFI}};
+  const struct ss_table *table = place.module == NULL ? NULL : table_of(place.module);
+  if (table != NULL)
+    ss_table_find(table, place.vaddr, &hit->rule, &hit->function);
+}
+
+static inline const struct ss_hit *hit_of(struct ss_unwinder *u, uint64_t addr)
+{
+  const struct ss_unwind_space *space = u->space;
+  struct ss_hit *hit = &u->hits[(addr ^ addr >> 12 ^ (uint64_t)space->pid) % SS_HITS];
+  if (hit->addr != addr || hit->generation != space->maps->generation ||
+      hit->pid != space->pid)
+    fill_hit(hit, space, addr);
+  return hit;
+}
+
+const struct ss_hit *ss_hit_of(struct ss_unwinder *u, uint64_t addr)
+{
+  return hit_of(u, addr);
+}
+
+/* Where the walk stands. Above the leaf the return address may already belong
+ * to the next function (a call that does not return is the last instruction),
+ * so the call itself is looked up. */
+static inline const struct ss_hit *locate(struct ss_unwinder *u)
+{
+  u->walk.hit = hit_of(u, u->walk.r[SS_REG_IP] - (u->walk.exact ? 0 : 1));
+  return u->walk.hit;
 }
 
 static void begin(struct ss_unwinder *u, const struct ss_unwind_space *space,
@@ -115,6 +157,10 @@ static void begin(struct ss_unwinder *u, const struct ss_unwind_space *space,
   u->depth = 0;
   u->dead = false;
   u->walk = (struct ss_walk){.exact = true};
+  const struct ss_snapshot *snapshot = ss_snapshot_of(stack);
+  u->copy = snapshot == NULL ? NULL : snapshot->bytes;
+  u->copy_sp = snapshot == NULL ? 0 : snapshot->sp;
+  u->copy_len = snapshot == NULL ? 0 : snapshot->len;
 }
 
 void ss_unwind_begin(struct ss_unwinder *u, const struct ss_unwind_space *space,
@@ -143,40 +189,116 @@ void ss_unwind_resume(struct ss_unwinder *u, uint64_t ip, uint64_t sp)
 }
 
 /* The frame that the walk stands on; its caller is not known yet. */
-static void fill_frame(const struct ss_unwinder *u, struct ss_frame *frame)
+static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
 {
   static const uint8_t saved[6] = {SS_REG_BX,  SS_REG_BP,  SS_REG_R12,
                                    SS_REG_R13, SS_REG_R14, SS_REG_R15};
-  const struct ss_walk *w = &u->walk;
-  *frame = (struct ss_frame){.ip = w->r[SS_REG_IP],
-                             .sp = w->r[SS_REG_SP],
-                             .module = w->place.module,
-                             .vaddr = w->place.vaddr,
-                             .function = w->function,
-                             .method = SS_METHOD_CFI,
-                             .signal = w->signal};
+  const struct ss_hit *hit = w->hit;
+  frame->ip = w->r[SS_REG_IP];
+  frame->sp = w->r[SS_REG_SP];
+  frame->cfa = 0;
+  frame->module = hit->module;
+  frame->vaddr = hit->addr - hit->bias;
+  frame->function = hit->function;
+  frame->method = SS_METHOD_CFI;
+  frame->signal = (hit->rule.flags & SS_RULE_SIGNAL) != 0;
+  frame->saved_known = 0;
   for (unsigned i = 0; i < 6; i++) {
     frame->saved[i] = w->r[saved[i]];
     frame->saved_known |= (uint8_t)((w->known >> saved[i] & 1u) << i);
   }
 }
 
-/* Is a step from `old` to `w` one that a real stack can have made? */
-static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w)
+static enum ss_end check_cfa(uint64_t sp, uint64_t cfa)
 {
-  uint64_t from = old->r[SS_REG_SP], to = w->r[SS_REG_SP];
-  if (to % 8 != 0)
-    return SS_END_BAD_CFI;
-  if (old->signal)
-    return to == from && w->r[SS_REG_IP] == old->r[SS_REG_IP] ? SS_END_NO_PROGRESS
-                                                              : SS_END_NONE;
-  if (to <= from)
+  if (cfa <= sp)
     return SS_END_NO_PROGRESS;
-  return to - from > SS_FRAME_SIZE_MAX ? SS_END_SP_LOST : SS_END_NONE;
+  if (cfa % 8 != 0)
+    return SS_END_BAD_CFI;
+  return cfa - sp > SS_FRAME_SIZE_MAX ? SS_END_SP_LOST : SS_END_NONE;
 }
 
-/* Moves to the caller by the first method that knows how. */
-static enum ss_end step_to_caller(struct ss_unwinder *u, struct ss_frame *frame)
+/* The CFA by a compact rule. */
+static inline enum ss_end rule_cfa(const struct ss_unwinder *u, const struct ss_walk *w,
+                                   const struct ss_rule *rule, uint64_t *cfa)
+{
+  if (rule->cfa_kind == SS_RULE_PLT) {
+    *cfa = w->r[SS_REG_SP] + 8 + ((int32_t)(w->hit->addr & 15) >= rule->aux ? 8 : 0);
+    return SS_END_NONE;
+  }
+  if ((w->known >> rule->cfa_reg & 1u) == 0)
+    return SS_END_NO_CFI;
+  *cfa = w->r[rule->cfa_reg] + (uint64_t)(int64_t)rule->cfa_off;
+  if (rule->cfa_kind == SS_RULE_DEREF) {
+    if (!ss_stack_u64(u, *cfa, cfa))
+      return ss_read_failed(u);
+    *cfa += (uint64_t)(int64_t)rule->aux;
+  }
+  return SS_END_NONE;
+}
+
+/* rbp of the caller. A slot below sp is popped already (an epilogue): the
+ * register holds what was in it, and the copied stack does not have it. */
+static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
+                           const struct ss_rule *rule, uint64_t cfa)
+{
+  const uint32_t bp = 1u << SS_REG_BP;
+  uint64_t slot = cfa + (uint64_t)(int64_t)rule->bp_off;
+  if (rule->bp_kind == SS_BP_SAME)
+    return;
+  if (rule->bp_kind == SS_BP_AT_BP)
+    slot = w->r[SS_REG_BP] + (uint64_t)(int64_t)rule->bp_off;
+  if (rule->bp_kind == SS_BP_LOST ||
+      (rule->bp_kind == SS_BP_AT_BP && (w->known & bp) == 0)) {
+    w->known &= ~bp;
+    return;
+  }
+  if (slot < w->r[SS_REG_SP])
+    return;
+  if (ss_stack_u64(u, slot, &w->r[SS_REG_BP]))
+    w->known |= bp;
+  else
+    w->known &= ~bp;
+}
+
+/* The hot path: the caller by the compact rule of the frame's address. */
+static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *frame)
+{
+  const uint32_t carried = 1u << SS_REG_IP | 1u << SS_REG_SP | 1u << SS_REG_BP;
+  struct ss_walk *w = &u->walk;
+  const struct ss_rule *rule = &w->hit->rule;
+  uint64_t cfa, ra;
+  if (rule->cfa_kind >= SS_RULE_END)
+    return rule->cfa_kind == SS_RULE_END ? SS_END_COMPLETE : SS_END_NO_CFI;
+  enum ss_end end = rule_cfa(u, w, rule, &cfa);
+  if (end == SS_END_NONE)
+    end = check_cfa(w->r[SS_REG_SP], cfa);
+  if (end != SS_END_NONE)
+    return end;
+  if (!ss_stack_u64(u, cfa - 8, &ra))
+    return ss_read_failed(u);
+  rule_bp(u, w, rule, cfa);
+  w->r[SS_REG_IP] = ra;
+  w->r[SS_REG_SP] = cfa;
+  w->known &= carried;
+  w->exact = false;
+  frame->cfa = cfa;
+  return SS_END_NONE;
+}
+
+/* Is a step from `old` to `w` one that a real stack can have made? */
+static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w,
+                              bool signal)
+{
+  if (!signal)
+    return check_cfa(old->r[SS_REG_SP], w->r[SS_REG_SP]);
+  return w->r[SS_REG_SP] == old->r[SS_REG_SP] && w->r[SS_REG_IP] == old->r[SS_REG_IP]
+             ? SS_END_NO_PROGRESS
+             : SS_END_NONE;
+}
+
+/* Moves to the caller by the first of the other methods that knows how. */
+static enum ss_end step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
 {
   struct ss_walk old = u->walk;
   enum ss_end end = SS_END_NO_CFI;
@@ -185,15 +307,16 @@ static enum ss_end step_to_caller(struct ss_unwinder *u, struct ss_frame *frame)
     u->walk = old;
     end = methods[i]->step(u, &u->walk);
     if (end == SS_END_NONE)
-      end = check_step(&old, &u->walk);
-    frame->method = (uint8_t)methods[i]->label;
+      end = check_step(&old, &u->walk, frame->signal);
+    if (end == SS_END_NONE)
+      frame->method = (uint8_t)methods[i]->label;
   }
   if (end != SS_END_NONE) {
     u->walk = old;
     return end;
   }
   /* Out of a signal handler the interrupted instruction is meant, not a call. */
-  u->walk.exact = old.signal;
+  u->walk.exact = frame->signal;
   if (u->walk.r[SS_REG_SP] > frame->sp)
     frame->cfa = u->walk.r[SS_REG_SP];
   return SS_END_NONE;
@@ -202,16 +325,15 @@ static enum ss_end step_to_caller(struct ss_unwinder *u, struct ss_frame *frame)
 enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame)
 {
   SS_INVARIANT(!u->dead);
+  const struct ss_hit *hit = locate(u);
   enum ss_end end;
-  locate(u);
-  fill_frame(u, frame);
-  u->depth++;
-  if (!u->walk.place.executable)
+  fill_frame(&u->walk, frame);
+  if (!hit->executable)
     end = SS_END_NO_MAP;
-  else if (u->depth >= SS_FRAMES_MAX)
+  else if (++u->depth >= SS_FRAMES_MAX)
     end = SS_END_DEPTH;
-  else
-    end = step_to_caller(u, frame);
+  else if ((end = step_by_rule(u, frame)) == SS_END_NO_CFI)
+    end = step_by_methods(u, frame);
   u->dead = end != SS_END_NONE;
   return end;
 }

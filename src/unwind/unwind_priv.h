@@ -5,6 +5,10 @@
 #ifndef STACKSAMPLE_UNWIND_PRIV_H
 #define STACKSAMPLE_UNWIND_PRIV_H
 
+#include <assert.h>
+#include <string.h>
+
+#include "stacksample/cursor.h"
 #include "stacksample/unwind.h"
 
 /* ---- eh_frame.c: call frame information as bytes ------------------------- */
@@ -41,8 +45,64 @@ enum ss_entry { SS_ENTRY_FDE, SS_ENTRY_OTHER, SS_ENTRY_END };
  * malformed are OTHER. `cie` caches the last CIE; zero-initialise it. */
 enum ss_entry ss_cfi_next(const struct ss_cfi_section *s, size_t *offset,
                           struct ss_cie *cie, struct ss_fde *fde);
-/* The FDE at an offset. */
-bool ss_fde_parse(const struct ss_cfi_section *s, size_t offset, struct ss_fde *fde);
+/* The FDE at an offset; `cie` as above. */
+bool ss_fde_parse(const struct ss_cfi_section *s, size_t offset, struct ss_cie *cie,
+                  struct ss_fde *fde);
+/* A code address, absolute or relative to itself; else the cursor fails. */
+uint64_t ss_cfi_read_address(const struct ss_cfi_section *s, struct ss_cursor *c,
+                             unsigned encoding);
+
+/* ---- cfa_rows.c: what the instructions of an FDE say ---------------------- */
+
+enum ss_cfa_kind {
+  SS_CFA_SAME, /* also: never set */
+  SS_CFA_UNDEFINED,
+  SS_CFA_OFFSET, /* in the slot at CFA + off */
+  SS_CFA_REG,    /* the CFA: reg + off */
+  SS_CFA_EXPR,   /* by the expression (the CFA's value, a register's slot) */
+  SS_CFA_OTHER   /* in a way that is not followed */
+};
+struct ss_cfa_value {
+  uint8_t kind;
+  int8_t reg; /* enum ss_reg */
+  uint16_t expr_len;
+  uint32_t expr; /* offset in the section */
+  int64_t off;
+};
+struct ss_cfa_state {
+  struct ss_cfa_value cfa, ra, bp;
+};
+typedef void ss_row_fn(void *arg, uint64_t pc, const struct ss_cfa_state *state);
+/* The state after the CIE's program. */
+bool ss_cfa_initial(const struct ss_cfi_section *section, const struct ss_fde *fde,
+                    struct ss_cfa_state *initial);
+/* Calls `emit` for every row of an FDE in order of address; a row holds to the
+ * next one or the FDE's end. false: a bad program (rows may have been emitted). */
+bool ss_cfa_rows(const struct ss_cfi_section *section, const struct ss_fde *fde,
+                 const struct ss_cfa_state *initial, ss_row_fn *emit, void *arg);
+
+/* ---- compact rules -------------------------------------------------------- */
+
+enum {
+  SS_RULE_REG,   /* CFA = cfa_reg + cfa_off */
+  SS_RULE_PLT,   /* CFA = sp + 8, or sp + 16 from byte `aux` of a 16-byte stub on */
+  SS_RULE_DEREF, /* CFA = *(cfa_reg + cfa_off) + aux */
+  SS_RULE_END,   /* the thread's start */
+  SS_RULE_SLOW,  /* known to libunwind only */
+  SS_RULE_NOCFI
+};
+enum {
+  SS_BP_SAME,
+  SS_BP_AT_CFA, /* rbp's slot is CFA + bp_off */
+  SS_BP_AT_BP,  /* rbp's slot is rbp + bp_off */
+  SS_BP_LOST
+};
+enum { SS_RULE_SIGNAL = 1 };
+struct ss_rule {
+  uint8_t cfa_kind, cfa_reg, bp_kind, flags;
+  int32_t cfa_off, bp_off, aux;
+};
+static_assert(sizeof(struct ss_rule) == 16, "a rule is 16 bytes");
 
 /* ---- cfi.c: a module's unwind information, found by address -------------- */
 
@@ -58,9 +118,16 @@ struct ss_cfi { /* ss_module.unwind; sections are the image's */
   size_t hdr_count;
   struct ss_cfi_entry *entries; /* owned, sorted; where there is no hdr */
   size_t entry_count, entry_cap;
+  struct ss_table *table; /* owned; see table.h */
+  bool table_tried;
 };
 /* The module's state, made at first use; NULL without an image or memory. */
 struct ss_cfi *ss_cfi_of(struct ss_module *module);
+/* The same with its sections loaded; offset of the i-th entry by address. */
+struct ss_cfi *ss_cfi_load(struct ss_module *module);
+bool ss_cfi_offset_at(const struct ss_cfi *cfi, size_t i, size_t *offset);
+/* Gives the sections' memory back; a later use loads them again. */
+void ss_cfi_unload(struct ss_module *module);
 /* The FDE that covers vaddr. */
 bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde);
 
@@ -72,13 +139,23 @@ struct ss_place {           /* where an address is */
   bool mapped, executable;
 };
 
+/* What is known of a code address, kept by a direct-mapped cache. */
+struct ss_hit {
+  uint64_t addr, generation; /* of the maps */
+  pid_t pid;                 /* 0: empty */
+  bool executable;
+  struct ss_module *module; /* NULL: none */
+  uint64_t bias;            /* 0 without a module */
+  uint64_t function;        /* vaddr of the FDE's start; 0 */
+  struct ss_rule rule;
+};
+#define SS_HITS 4096 /* 64 bytes each; a torch loop has about 2000 addresses */
+
 struct ss_walk {
   uint64_t r[SS_REG_COUNT];
-  uint32_t known; /* bit i: r[i] is known */
-  bool exact;     /* ip is an instruction to execute, not a return address */
-  struct ss_place place;
-  uint64_t function; /* FDE start, 0 */
-  bool signal;       /* this is a signal frame */
+  uint32_t known;           /* bit i: r[i] is known */
+  bool exact;               /* ip is an instruction to execute, not a return address */
+  const struct ss_hit *hit; /* of the frame it stands on */
 };
 
 /* libunwind.c */
@@ -90,11 +167,27 @@ void ss_libunwind_forget(struct ss_libunwind *lu, pid_t pid);
 struct ss_unwinder {
   const struct ss_unwind_space *space;
   const struct ss_mem *stack;
+  uint64_t copy_sp; /* the bytes of a snapshot, read without a call */
+  size_t copy_len;
+  const unsigned char *copy;
   struct ss_walk walk;
   size_t depth;
   bool dead; /* the last step ended the stack */
   struct ss_libunwind *libunwind;
+  struct ss_hit *hits; /* SS_HITS */
 };
+
+/* A word of the stack. */
+static inline bool ss_stack_u64(const struct ss_unwinder *u, uint64_t addr,
+                                uint64_t *value)
+{
+  uint64_t off = addr - u->copy_sp;
+  if (u->copy_len >= 8 && off <= u->copy_len - 8) {
+    memcpy(value, u->copy + off, 8);
+    return true;
+  }
+  return ss_mem_u64(u->stack, addr, value);
+}
 
 /* One way to find a caller: moves `walk` to it and returns SS_END_NONE, or
  * leaves it and says why not. SS_END_NO_CFI lets the next method try. */
@@ -106,8 +199,12 @@ extern const struct ss_unwind_method ss_method_libunwind;
 
 /* Where a run-time address is, with its module opened if it has one. */
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr);
+/* What is known of a code address; valid until the next look-up. */
+const struct ss_hit *ss_hit_of(struct ss_unwinder *u, uint64_t addr);
 /* BAD_READ, or TRUNCATED where the reason is a snapshot gone stale. */
 enum ss_end ss_read_failed(const struct ss_unwinder *u);
 bool ss_snapshot_is_stale(const struct ss_mem *mem);
+/* The snapshot behind a reader, or NULL where it is another one. */
+const struct ss_snapshot *ss_snapshot_of(const struct ss_mem *mem);
 
 #endif

@@ -28,7 +28,7 @@ static struct {
   size_t wanted, written, stack_bytes;
   long interval_ms;
   int all;
-  struct ss_buf maps_text;
+  struct ss_paths *paths;
   struct ss_maps maps;
   struct ss_mem_live live;
 } rec = {.wanted = 200, .stack_bytes = 262144, .interval_ms = 20};
@@ -55,7 +55,24 @@ static void put_memory(const struct ss_map *map)
   free(bytes);
 }
 
-/* Writes the mappings where they changed since the last time. */
+/* Whether there is the same code at the same place; heaps grow all the time. */
+static int same_code(const struct ss_maps *a, const struct ss_maps *b)
+{
+  size_t i = 0, k = 0;
+  for (;; i++, k++) {
+    while (i < a->count && (a->items[i].prot & SS_PROT_EXEC) == 0)
+      i++;
+    while (k < b->count && (b->items[k].prot & SS_PROT_EXEC) == 0)
+      k++;
+    if (i == a->count || k == b->count)
+      return i == a->count && k == b->count;
+    if (a->items[i].start != b->items[k].start || a->items[i].end != b->items[k].end ||
+        a->items[i].inode != b->items[k].inode)
+      return 0;
+  }
+}
+
+/* Writes the mappings where their code changed since the last time. */
 static int put_maps(void)
 {
   char path[64];
@@ -63,18 +80,21 @@ static int put_maps(void)
   snprintf(path, sizeof path, "/proc/%d/maps", (int)rec.pid);
   if (ss_file_read_all(-100, path, 64u << 20, &text, NULL) != SS_ERR_OK)
     return -1;
-  if (text.len == rec.maps_text.len &&
-      memcmp(text.data, rec.maps_text.data, text.len) == 0) {
+  struct ss_maps old;
+  ss_maps_init(&old, rec.paths);
+  int known = ss_maps_copy(&old, &rec.maps) == SS_ERR_OK &&
+              ss_maps_load(&rec.maps, rec.pid, NULL) == SS_ERR_OK && old.count > 0 &&
+              same_code(&old, &rec.maps);
+  ss_maps_release(&old);
+  if (known) {
     ss_buf_release(&text);
     return 0;
   }
-  ss_buf_release(&rec.maps_text);
-  rec.maps_text = text;
-  ss_maps_load(&rec.maps, rec.pid, NULL);
   put(RECORD_MAPS, 0, text.data, text.len, NULL, 0);
   for (size_t i = 0; i < rec.maps.count; i++)
     if ((rec.maps.items[i].prot & SS_PROT_EXEC) != 0 && rec.maps.items[i].inode == 0)
       put_memory(&rec.maps.items[i]);
+  ss_buf_release(&text);
   return 0;
 }
 
@@ -148,8 +168,8 @@ int main(int argc, char **argv)
     return 1;
   }
   fwrite(&magic, sizeof magic, 1, rec.out);
-  struct ss_paths *paths = ss_paths_new();
-  ss_maps_init(&rec.maps, paths);
+  rec.paths = ss_paths_new();
+  ss_maps_init(&rec.maps, rec.paths);
   ss_mem_live_init(&rec.live, rec.pid);
   while (rec.written < rec.wanted) {
     pid_t *tids = NULL;
@@ -163,9 +183,8 @@ int main(int argc, char **argv)
   }
   fclose(rec.out);
   ss_maps_release(&rec.maps);
-  ss_paths_free(paths);
+  ss_paths_free(rec.paths);
   ss_mem_live_release(&rec.live);
-  ss_buf_release(&rec.maps_text);
   printf("%zu stacks\n", rec.written);
   return rec.written > 0 ? 0 : 1;
 }
