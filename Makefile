@@ -98,9 +98,15 @@ $(BUILD)/targets/%: tests/targets/%.c
 	@mkdir -p $(@D)
 	$(call say,TARGET,$@)$(CC) -std=gnu17 -O2 -g -Wall -Wextra -pthread -o $@ $< -ldl
 
+# Files of made-up profiles, for the tests of viewers.
+FIXTURE := $(BUILD)/write_fixture
+$(FIXTURE): tests/lib/write_fixture.c $(LIB)
+	$(call say,LD,$@)$(CC) $(SS_CPPFLAGS) -Itests/lib $(SS_CFLAGS) $(LDFLAGS) -MMD -MP \
+	  -o $@ $< $(LIB) $(SS_LIBS)
+
 targets: $(TARGETBIN)
 
--include $(OBJ:.o=.d) $(BUILD)/src/main.d $(UNITBIN:=.d) $(FUZZBIN:=.d) \
+-include $(OBJ:.o=.d) $(BUILD)/src/main.d $(UNITBIN:=.d) $(FUZZBIN:=.d) $(FIXTURE).d \
          $(BENCHBIN:=.d)
 
 clean:
@@ -139,8 +145,9 @@ check-layers:
 	$(Q)scripts/check-layers
 
 E2E ?= tests/e2e tests/faults
-check-e2e: $(BIN) $(TARGETBIN)
+check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
 	$(Q)STACKSAMPLE=$(abspath $(BIN)) SS_TARGETS=$(abspath $(BUILD)/targets) \
+	  SS_FIXTURE=$(abspath $(FIXTURE)) \
 	  /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST_FLAGS) $(E2E)
 
 fuzz: 

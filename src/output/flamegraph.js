@@ -22,8 +22,8 @@ const FOLD = names.push('[pytest]') - 1;
 kinds.push(2);
 const T = names.length;
 // Order of enum ss_text_kind, then spin, which is a state and not a kind.
-const KINDS = ['thread', 'Python, the command\'s', 'Python, libraries', 'native', 'torch operator',
-  'kernel', 'waiting', 'marker', 'spinning'];
+const KINDS = ['thread', 'Python', 'Python library', 'native', 'torch operator', 'kernel', 'waiting',
+  'marker', 'spinning'];
 const N = D.nodes.length / 2;
 const text = new Int32Array(N), parent = new Int32Array(N).fill(-1);
 for (let i = 0, depth = -1, at = []; i < N; i++) {
@@ -229,7 +229,7 @@ function search() {
 
 // ---- words ------------------------------------------------------------------
 const seconds = us => us >= 1e6 ? (us / 1e6).toPrecision(us < 1e9 ? 3 : 4).replace(/e.*/, '') + ' s'
-  : us >= 1e3 ? (us / 1e3).toPrecision(3) + ' ms' : us + ' us';
+  : us >= 1e3 ? (us / 1e3).toPrecision(3) + ' ms' : us ? us + ' us' : '0 s';
 const nice = us => us >= 1e9 ? Math.round(us / 1e6) + ' s' : seconds(us);
 const percent = (part, all) => all ? (100 * part / all).toFixed(part >= 0.1 * all ? 1 : 2) + ' %' : '-';
 // A share with one standard error of its sampling, in percent.
@@ -241,6 +241,7 @@ function share(part) {
 const label = node => node.t < 0 ? 'everything shown' : names[node.t];
 const kindOf = node => node.t < 0 ? 0
   : node.sp > node.v / 2 && kinds[node.t] > 2 && kinds[node.t] < 6 ? 8 : kinds[node.t];
+const many = (n, word, plural = 's') => `${n} ${word}${n === 1 ? '' : plural}`;
 function el(tag, props, ...inside) {
   const e = Object.assign(document.createElement(tag), props);
   e.append(...inside);
@@ -416,6 +417,7 @@ function crumbs() {
   for (let node = zoom; node !== root; node = node.p) path.unshift(node);
   const items = [root, ...path.slice(-3)];
   $('crumbs').replaceChildren();
+  $('reset').hidden = !path.length;
   if (!path.length) return;
   items.forEach((node, i) => {
     const more = i === 1 && path.length > 3 ? ' \u203a \u2026 \u203a ' : ' \u203a ';
@@ -475,7 +477,7 @@ function table() {
     el('td', {textContent: nice(r.total)}), el('td', {textContent: percent(r.total, grand)}),
     el('td', {className: 'x', textContent: r.n})));
   body.forEach((tr, i) => { tr.querySelector('.chip').style.background = colours[kinds[all[i].t]]; });
-  const what = `${all.length} functions${S.q && !badSearch ? ' that match' : ''}` +
+  const what = `${many(all.length, 'function')}${S.q && !badSearch ? ' that match' : ''}` +
     (all.length > TABLE_ROWS ? `, the first ${TABLE_ROWS} are listed` : '') +
     '; self is the function\'s own time, total includes what it called.';
   $('list').replaceChildren(el('p', {textContent: what}),
@@ -488,8 +490,8 @@ function says() {
   const of = {cpu: ' on CPU', wait: ' of waiting', all: ''}[S.state] ?? ` of ${S.state}`;
   const p = $('says');
   p.replaceChildren('Width is thread time, not samples: ', el('b', {textContent: nice(grand) + of}),
-    S.test || S.phase || S.thread ? ', filtered' : `, the whole run (${D.threads.length} threads, ` +
-    `${D.processes} process${D.processes === 1 ? '' : 'es'})`, '. ');
+    S.test || S.phase || S.thread ? ', filtered' : `, the whole run (${many(D.threads.length, 'thread')}, ` +
+    `${many(D.processes, 'process', 'es')})`, '. ');
   if (S.state === 'cpu' && hidden) {
     p.append(`${nice(hidden)} of waiting hidden `, el('button', {type: 'button', className: 'link',
       textContent: 'show', onclick: () => set({state: 'all'})}), '. ');
@@ -502,7 +504,7 @@ function says() {
 }
 function report() {
   $('found').textContent = !S.q ? '' : badSearch ? 'not a regular expression'
-    : `${share(foundUs)} in ${foundTexts} function${foundTexts === 1 ? '' : 's'}`;
+    : `${share(foundUs)} in ${many(foundTexts, 'function')}`;
   says();
 }
 const short = id => id.length > 60 ? '\u2026' + id.slice(-58) : id;
@@ -517,11 +519,13 @@ function fillSelects() {
     widest[D.groups[D.combos[3 * c]][0]].us += D.cells[4 * i + 2];
   }
   widest.sort((a, b) => b.us - a.us);
-  option($('test'), '', 'all tests (whole run)');
+  option($('test'), '', 'all tests');
   for (const {i, us} of widest) {
-    option($('test'), D.tests[i], `${percent(us, cpuUs || allUs)}  ${short(D.tests[i])}`);
+    const at = D.tests[i].indexOf('::');
+    option($('test'), D.tests[i], at < 0 ? `${D.tests[i]}  ${percent(us, cpuUs || allUs)}`
+      : `${short(D.tests[i].slice(at + 2))}  ${percent(us, cpuUs || allUs)}  ${D.tests[i].slice(0, at)}`);
   }
-  option($('phase'), '', 'all');
+  option($('phase'), '', 'all phases');
   for (const phase of D.phases) if (phase) option($('phase'), phase, phase);
   option($('thread'), '', 'all threads');
   const roles = new Map();
