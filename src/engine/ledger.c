@@ -23,6 +23,8 @@
 #include "stacksample/buf.h"
 
 enum {
+  SWITCH_COST_MAX = 20000, /* ns; more is something else */
+  ENDS_A_TICK = 7,
   ROWS_MAX = 64,          /* phases in one window */
   READING_LAG = 20000000, /* ns: two ticks at HZ=100 */
   BLOCK_TICKS = 20        /* samples that divide a thread's CPU time */
@@ -59,9 +61,10 @@ struct ss_ledger_thread {
   struct reading base;    /* at birth */
   struct reading pending; /* until records up to its time have come */
   struct ss_cpu_block block;
-  /* The event's own clock: it ticks by time on a CPU as switches show it, not by
-   * what the kernel accounts (which leaves stolen time out). */
+  uint64_t outs; /* switches in the window, each of which costs */
+  /* The event's own clock: time on a CPU with its switches, stolen time included. */
   uint64_t clock_ns, ticks;
+  uint64_t ended; /* the ledger's count when ticks were last taken */
 };
 
 /* ---- the window -----------------------------------------------------------------------
@@ -144,13 +147,15 @@ static struct sums sum_rows(const struct ss_ledger_thread *t)
   return s;
 }
 
-/* More CPU time than the switches show: out of the unknown first. */
+/* More CPU time than the switches show: out of the unknown first. Time that the
+ * switches took ticks like the rest; what is unknown has lost its samples, too. */
 static void lengthen_cpu(struct ss_ledger_thread *t, const struct sums *s, uint64_t more)
 {
   uint64_t first = more < s->unknown ? more : s->unknown;
   uint64_t rest = ss_less(more, first);
   uint64_t idle = s->off + s->preempted;
   rest = rest < idle ? rest : idle;
+  t->clock_ns += rest;
   struct ss_spread unknown = {.total = first, .sum = s->unknown};
   struct ss_spread other = {.total = rest, .sum = idle};
   for (size_t i = 0; i < t->count; i++) {
@@ -183,6 +188,10 @@ static uint64_t apply_cpu(struct ss_ledger_thread *t, uint64_t cpu_ns, bool last
   struct sums s = sum_rows(t);
   uint64_t budget = ss_less(cpu_ns, t->cpu_ns);
   uint64_t kept = 0;
+  if (s.unknown == 0) {
+    t->ledger->extra_ns += (int64_t)budget - (int64_t)s.on;
+    t->ledger->extra_outs += t->outs;
+  }
   if (budget >= s.on) {
     lengthen_cpu(t, &s, budget - s.on);
   } else {
@@ -229,6 +238,22 @@ static void add_cpu(struct ss_ledger_thread *t, const struct row *row, uint64_t 
   t->cpu_ns += ns;
 }
 
+/* Ticks since they were last taken. The kernel may swap the events of a thread with
+ * those of one that it created rather than stop and start them; when that one ends,
+ * the period that had begun is lost. Measured with a parent that waits for each
+ * child: one tick in seven ends. */
+static uint64_t take_ticks(struct ss_ledger_thread *t)
+{
+  struct ss_ledger *l = t->ledger;
+  uint64_t clock_ns = l->switches ? t->clock_ns : t->cpu_ns;
+  uint64_t ticks = clock_ns / l->period_ns;
+  uint64_t fresh = ticks - t->ticks;
+  uint64_t lost = (l->ended - t->ended) / (ENDS_A_TICK * l->living);
+  t->ticks = ticks;
+  t->ended = l->ended;
+  return ss_less(fresh, lost);
+}
+
 /* Emits all rows but `kept` ns of the newest CPU time, and starts a new window. */
 static void emit_rows(struct ss_ledger_thread *t, uint64_t kept)
 {
@@ -249,15 +274,26 @@ static void emit_rows(struct ss_ledger_thread *t, uint64_t kept)
     emit(t, row->phase, SS_STATE_UNKNOWN, row->unknown);
     add_cpu(t, row, row->on);
   }
-  uint64_t clock_ns = t->ledger->switches ? t->clock_ns : t->cpu_ns;
-  t->block.ticks += clock_ns / t->ledger->period_ns - t->ticks;
-  t->ticks = clock_ns / t->ledger->period_ns;
+  t->block.ticks += take_ticks(t);
   t->rows[0] = rest;
   t->count = 1;
   t->window_ns = t->since_ns;
   if (ss_cpu_block_ripe(&t->block, BLOCK_TICKS)) {
     ss_cpu_block_divide(t->ledger, &t->block);
   }
+}
+
+/* Without a reading: what switches cost where there were readings. */
+static void apply_switch_cost(struct ss_ledger_thread *t)
+{
+  const struct ss_ledger *l = t->ledger;
+  if (l->extra_ns <= 0 || l->extra_outs == 0) {
+    return;
+  }
+  uint64_t each = (uint64_t)l->extra_ns / l->extra_outs;
+  struct sums s = sum_rows(t);
+  s.unknown = 0; /* stays unknown */
+  lengthen_cpu(t, &s, t->outs * (each < SWITCH_COST_MAX ? each : SWITCH_COST_MAX));
 }
 
 static void settle(struct ss_ledger_thread *t, const struct reading *reading, bool last)
@@ -267,7 +303,10 @@ static void settle(struct ss_ledger_thread *t, const struct reading *reading, bo
   if (reading) {
     kept = apply_cpu(t, reading->cpu_ns, last);
     apply_runqueue(t, reading->runqueue_ns);
+  } else {
+    apply_switch_cost(t);
   }
+  t->outs = 0;
   emit_rows(t, kept);
 }
 
@@ -310,6 +349,8 @@ struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples, bool sw
 
 static void free_thread(struct ss_ledger_thread *t)
 {
+  t->ledger->living--;
+  t->ledger->ended++;
   *t->link = t->next;
   if (t->next) {
     t->next->link = t->link;
@@ -352,6 +393,8 @@ struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
     t->next->link = &t->next;
   }
   l->threads = t;
+  l->living++;
+  t->ended = l->ended;
   return t;
 }
 
@@ -369,6 +412,7 @@ void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
     t->unsure = true; /* one in between is missing */
   }
   close_interval(t, time_ns);
+  t->outs += out;
   t->on = !out;
   t->preempted = out && preempted;
 }

@@ -61,9 +61,13 @@ struct ss_ledger {
   ss_ledger_emit *emit;
   void *arg;
   struct ss_ledger_thread *threads; /* living */
-  uint64_t gap_ns;                  /* the last one's time, 0: none */
-  struct ss_cpu_block pool;         /* of threads that ended too early */
-  uint64_t divided[SS_CPU_KINDS];   /* samples of all blocks so far */
+  uint64_t living, ended;
+  uint64_t gap_ns; /* the last one's time, 0: none */
+  /* What the readings had more than the switches: the cost of the switches. */
+  int64_t extra_ns;
+  uint64_t extra_outs;
+  struct ss_cpu_block pool;       /* of threads that ended too early */
+  uint64_t divided[SS_CPU_KINDS]; /* samples of all blocks so far */
 };
 
 /* Adds CPU time; out of memory it is emitted as user time. */

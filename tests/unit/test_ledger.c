@@ -206,6 +206,27 @@ static void a_reading_overrules_the_switches(void **state)
   close_books(b);
 }
 
+/* What switches cost is learnt where there is a reading, used where there is none. */
+static void switches_cost_the_same_without_a_reading(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true, true);
+  for (uint32_t id = 0; id < 2; id++) {
+    struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, id, 0, 0, false);
+    for (uint64_t i = 0; i < 1000; i++) {
+      run_in(t, i * MS + MS / 2);
+      run_out(t, i * MS + MS / 10 * 9, false);
+    }
+    if (id == 0) {
+      ss_ledger_schedstat(t, 1000 * MS, 402 * MS, 0);
+    }
+    assert_int_equal(ss_ledger_end(t, 1000 * MS), 402 * MS);
+  }
+  ss_ledger_flush(b->ledger);
+  assert_int_equal(in_state(b, 1, SS_STATE_WAIT), 598 * MS);
+  close_books(b);
+}
+
 static void a_reading_that_lags_takes_nothing_away(void **state)
 {
   (void)state;
@@ -547,6 +568,7 @@ int main(void)
       cmocka_unit_test(many_phases_and_a_late_record),
       cmocka_unit_test(a_thread_without_samples_or_readings),
       cmocka_unit_test(a_reading_overrules_the_switches),
+      cmocka_unit_test(switches_cost_the_same_without_a_reading),
       cmocka_unit_test(a_reading_that_lags_takes_nothing_away),
       cmocka_unit_test(run_queue_time_counts_once),
       cmocka_unit_test(stolen_time_is_runnable),
