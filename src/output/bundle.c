@@ -6,6 +6,7 @@
  * its reason for the manifest. A file without a name keeps SS_RESERVE_BYTES of
  * the disk until the summaries are due; a kill gives it back by itself.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -238,6 +239,38 @@ enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,
       *diag = local;
   }
   return err;
+}
+
+/* Empties the folder through its descriptor, so nothing outside can be hit. */
+static void remove_files(int dirfd)
+{
+  int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+  struct dirent *entry;
+
+  if (!dir) {
+    ss_close(&fd);
+    return;
+  }
+  while ((entry = readdir(dir)))
+    if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+      (void)unlinkat(dirfd, entry->d_name, 0);
+  closedir(dir);
+}
+
+void ss_bundle_discard(struct ss_bundle *b)
+{
+  struct stat ours, named;
+
+  if (!b)
+    return;
+  remove_files(b->dir.fd);
+  /* By name, and so only if the name is still that of our folder; only an
+   * empty one can go. */
+  if (fstat(b->dir.fd, &ours) == 0 && lstat(b->dir.path, &named) == 0 &&
+      ours.st_dev == named.st_dev && ours.st_ino == named.st_ino)
+    (void)rmdir(b->dir.path);
+  ss_bundle_free(b);
 }
 
 void ss_bundle_free(struct ss_bundle *b)

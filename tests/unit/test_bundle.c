@@ -234,6 +234,20 @@ static void test_planted_output(void **state)
   ss_bundle_free(b);
 }
 
+static void test_discard(void **state)
+{
+  struct ss_bundle *b = NULL;
+  char path[128];
+  (void)state;
+  assert_int_equal(ss_bundle_create(&b, folder, "d", NULL), SS_ERR_OK);
+  snprintf(path, sizeof path, "%s", ss_bundle_path(b));
+  ss_bundle_write(b, &hello, NULL, NULL, NULL);
+  assert_int_equal(symlinkat("/tmp", ss_bundle_dir(b)->fd, "link"), 0);
+  ss_bundle_discard(b);
+  assert_int_equal(access(path, F_OK), -1);
+  assert_int_equal(access("/tmp", F_OK), 0);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -242,6 +256,7 @@ int main(void)
       cmocka_unit_test_setup_teardown(test_planted_stamp, setup, teardown),
       cmocka_unit_test_setup_teardown(test_reserve_has_no_name, setup, teardown),
       cmocka_unit_test_setup_teardown(test_manifest, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_planted_output, setup, teardown)};
+      cmocka_unit_test_setup_teardown(test_planted_output, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_discard, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
