@@ -48,6 +48,11 @@ static bool try_map(struct ss_py *py, struct ss_map *map, struct ss_module **fou
   py->runtime = at + bias;
   py->code_type =
       ss_image_lookup(m->image, "PyCode_Type", &symbol) ? symbol.start + bias : 0;
+  if (ss_image_lookup(m->image, "_PyEval_EvalFrameDefault", &symbol)) {
+    py->eval_start = symbol.start;
+    py->eval_end = symbol.start + symbol.size;
+  }
+  py->module = m;
   *found = m;
   return true;
 }

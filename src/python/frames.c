@@ -234,6 +234,18 @@ static void walk_cframes(struct ss_py *py, struct ss_py_view *view, uint64_t cfr
   }
 }
 
+/* Up to 3.10: each frame object is an activation of its own. */
+static void walk_objects(struct ss_py *py, struct ss_py_view *view, uint64_t frame)
+{
+  struct ss_py_frame f;
+  for (unsigned n = 0; frame != 0 && n < WALK_MAX && segment_begin(py); n++) {
+    if (!ss_py_frame_read(py, view, frame, &f) || !ss_py_step_add(py, view, &f))
+      return;
+    segment_close(py, frame, f.previous);
+    frame = f.previous;
+  }
+}
+
 static uint64_t field(const unsigned char *bytes, uint32_t offset)
 {
   return offset != SS_PY_ABSENT ? ss_py_u64(bytes, offset) : 0;
@@ -266,7 +278,9 @@ void ss_py_walk(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
                 const unsigned char *bytes)
 {
   const struct ss_py_layout *l = &py->layout;
-  if (l->boundary == SS_PY_BOUNDARY_FLAG)
+  if (l->boundary == SS_PY_BOUNDARY_EACH)
+    walk_objects(py, view, field(bytes, l->tstate_current));
+  else if (l->boundary == SS_PY_BOUNDARY_FLAG)
     walk_cframes(py, view, field(bytes, l->tstate_cframe), root_of(py, tstate));
   else if (l->anchor == SS_PY_ANCHOR_CFRAME)
     walk_owner_cframe(py, view, field(bytes, l->tstate_cframe), root_of(py, tstate));
@@ -281,6 +295,8 @@ bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstat
   const struct ss_py_layout *l = &py->layout;
   struct ss_py_frame f;
   struct cframe c;
+  if (l->boundary == SS_PY_BOUNDARY_EACH)
+    return false;
   if (l->boundary == SS_PY_BOUNDARY_FLAG) {
     if (!cframe_read(py, view, anchor, &c))
       return false;

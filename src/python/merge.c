@@ -45,6 +45,8 @@ static struct ss_py_eval *eval_of(struct ss_py *py, const struct ss_frame *f)
 
 static bool is_eval(struct ss_py *py, const struct ss_frame *f)
 {
+  if (py->layout.boundary == SS_PY_BOUNDARY_EACH)
+    return ss_py_is_eval(py, f);
   const struct ss_py_eval *e = f->cfa != 0 ? eval_of(py, f) : NULL;
   return e && e->hits >= SS_PY_EVAL_SURE;
 }
@@ -172,6 +174,23 @@ static bool chain_broke(const struct ss_py *py)
   return false;
 }
 
+static void assign_all(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  const char *why;
+  if (py->layout.boundary == SS_PY_BOUNDARY_EACH) {
+    why = ss_py_assign_registers(py, m->native, m->native_count, m->assigned);
+    if (why)
+      doubt(m, why);
+    return;
+  }
+  assign(m, 0);
+  if (m->native_count > 0 && chain_broke(py)) {
+    py->counts.rejected++;
+    recover(m);
+  }
+}
+
 /* ---- verifying ------------------------------------------------------------ */
 
 /* Frames that were read after the sample are good while the activation still
@@ -206,12 +225,31 @@ static bool leaf_stands(struct merge *m, const struct ss_py_segment *s)
   return memcmp(tstate, m->tstate_bytes, l->tstate_need) == 0;
 }
 
+/* Without frames: an evaluation that was just entered or is about to return. In
+ * builds with anchors only the leaf itself; to 3.10 the innermost evaluation, which
+ * leaves the chain before its last calls. */
+static void check_unassigned(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  const bool each = py->layout.boundary == SS_PY_BOUNDARY_EACH;
+  bool innermost = true;
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (!is_eval(py, &m->native[i]))
+      continue;
+    if (m->assigned[i] == UNASSIGNED && (each ? !innermost : i > 0))
+      doubt(m, "an evaluation frame without its Python frames");
+    innermost = false;
+  }
+}
+
 static void verify(struct merge *m)
 {
   struct ss_py *py = m->py;
-  for (size_t i = 0; i < m->native_count; i++)
-    if (m->assigned[i] == UNASSIGNED && i > 0 && is_eval(py, &m->native[i]))
-      doubt(m, "an evaluation frame without its Python frames");
+  check_unassigned(m);
+  if (py->deep)
+    doubt(m, "more Python frames than are kept");
+  if (py->layout.boundary == SS_PY_BOUNDARY_EACH)
+    return; /* which frame is in which register, the snapshot itself says */
   bool innermost = true;
   for (size_t i = 0; i < m->native_count; i++) {
     if (m->assigned[i] == UNASSIGNED)
@@ -223,8 +261,6 @@ static void verify(struct merge *m)
     }
     innermost = false;
   }
-  if (py->deep)
-    doubt(m, "more Python frames than are kept");
 }
 
 /* ---- writing -------------------------------------------------------------- */
@@ -279,7 +315,8 @@ static void put_rest(struct merge *m, struct sink *to)
   const struct ss_py *py = m->py;
   for (size_t i = 0; i < py->segment_count; i++) {
     const struct ss_py_segment *s = &py->segments[i];
-    const bool beyond = s->closed && s->anchor >= m->view.stack_hi;
+    const bool beyond = s->closed && s->anchor >= m->view.stack_hi &&
+                        py->layout.boundary != SS_PY_BOUNDARY_EACH;
     if (s->count == 0 || (m->native_count > 0 && !beyond))
       continue;
     if (m->native_count > 0)
@@ -372,11 +409,7 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
     return;
   }
   result->has_python = true;
-  assign(&m, 0);
-  if (m.native_count > 0 && chain_broke(py)) {
-    py->counts.rejected++;
-    recover(&m);
-  }
+  assign_all(&m);
   verify(&m);
   put_all(&m, &to);
   settle(&m, result);

@@ -227,7 +227,7 @@ struct ss_py_step { /* one Python frame of a walk */
 };
 struct ss_py_segment { /* the frames of one activation */
   size_t first, count;
-  uint64_t anchor;
+  uint64_t anchor; /* up to 3.10: the frame itself */
   bool closed;     /* it ends at an anchor */
   bool late;       /* frames outside what the plan reads at the sample */
   uint64_t behind; /* the frame that called the activation, 0 none */
@@ -262,6 +262,9 @@ struct ss_py {
 
   struct ss_py_eval evals[SS_PY_EVALS_MAX];
   unsigned eval_count;
+  const struct ss_module *module; /* that defines _PyRuntime */
+  uint64_t eval_start, eval_end;  /* _PyEval_EvalFrameDefault in it; 0 unknown */
+  uint64_t frame_hits[6]; /* how often a saved register held the frame (to 3.10) */
 
   struct ss_py_step *steps; /* scratch of a merge */
   size_t step_count, step_cap;
@@ -332,6 +335,14 @@ void ss_py_walk(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
  * false: there is no anchor there. */
 bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
                        const unsigned char *tstate_bytes, uint64_t anchor);
+
+/* Up to 3.10: assigns each frame's segment to the evaluation frame that has it in
+ * a callee-saved register. `assigned` (native frame -> segment + 1) is filled;
+ * NULL, or why something is left over. */
+const char *ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
+                                   size_t count, uint32_t *assigned);
+/* Is this a frame of the evaluation function, by what was learned or its symbol. */
+bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *frame);
 
 /* Renews the thread's plan where the last merge needed more than it reads. */
 void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *thread, uint64_t tstate,
