@@ -18,7 +18,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("BUILD", "build")
 STACKSAMPLE = os.environ.get("STACKSAMPLE", str(BUILD / "stacksample"))
-TARGETS = BUILD / "targets"
+TARGETS = pathlib.Path(os.environ.get("SS_TARGETS", BUILD / "targets"))
 DEADLINE = 60.0
 PERF_LOCK = "/tmp/stacksample-perf.lock"
 
