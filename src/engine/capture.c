@@ -30,7 +30,7 @@ static void add(_Atomic uint64_t *counter, uint64_t n)
                         memory_order_relaxed);
 }
 
-/* ---- moving one record ------------------------------------------------------------- */
+/* ---- moving one record ---------------------------------------------------------- */
 
 static size_t plan_bytes(const struct ss_read_plan *plan)
 {
@@ -140,8 +140,7 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   ss_queue_commit(&cpu->queue, entry);
 }
 
-/* ---- the loop -------------------------------------------------------------------------
- */
+/* ---- the loop ------------------------------------------------------------------- */
 
 static void wake_stage_2(struct ss_capture *c)
 {
@@ -235,8 +234,7 @@ static void *run(void *arg)
   return NULL;
 }
 
-/* ---- start and stop -------------------------------------------------------------------
- */
+/* ---- start and stop ------------------------------------------------------------- */
 
 static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
                              struct ss_perf_ring *ring, struct ss_diag *diag)

@@ -10,7 +10,7 @@
 
 #include "stacksample/engine.h"
 
-/* ---- records ------------------------------------------------------------------ */
+/* ---- records -------------------------------------------------------------------- */
 
 /* sample_type of every event of ours: the decoder knows no other. */
 #define SS_PERF_SAMPLE_TYPE                                                              \
@@ -48,7 +48,7 @@ void ss_record_compact(const void *bytes, size_t len, const struct ss_record_pee
 size_t ss_record_make_lost(unsigned char *to, size_t cap, uint64_t count,
                            uint64_t time_ns, uint32_t cpu);
 
-/* ---- rings -------------------------------------------------------------------- */
+/* ---- rings ---------------------------------------------------------------------- */
 
 struct ss_perf_ring {
   int cpu;
@@ -78,7 +78,7 @@ const void *ss_perf_reader_next(struct ss_perf_reader *reader, size_t *len);
 /* Gives the space of the last one back to the kernel. */
 void ss_perf_reader_release(struct ss_perf_reader *reader, size_t len);
 
-/* ---- events ------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------- */
 
 struct ss_perf {
   struct ss_perf_config config;
@@ -105,7 +105,7 @@ void ss_plans_set(struct ss_plans *plans, pid_t pid, pid_t tid,
 bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
                   struct ss_read_plan *out);
 
-/* ---- the queue of one CPU: stage 1 writes, stage 2 reads -------------------------- */
+/* ---- the queue of one CPU: stage 1 writes, stage 2 reads ------------------------ */
 
 struct ss_entry {      /* followed by record bytes, then raw bytes, each 8-aligned */
   uint32_t size;       /* of the whole entry */

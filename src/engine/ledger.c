@@ -67,8 +67,7 @@ struct ss_ledger_thread {
   uint64_t ended; /* the ledger's count when ticks were last taken */
 };
 
-/* ---- the window -----------------------------------------------------------------------
- */
+/* ---- the window ----------------------------------------------------------------- */
 
 /* The row of the present phase. There is always one; when memory is short, the last
  * one takes over: a phase may get a neighbour's time, but none is lost. */
@@ -104,8 +103,7 @@ static void close_interval(struct ss_ledger_thread *t, uint64_t time_ns)
   t->since_ns += len;
 }
 
-/* ---- settling
- * --------------------------------------------------------------------------- */
+/* ---- settling ------------------------------------------------------------------- */
 
 static uint64_t sampled_ns(const struct ss_ledger_thread *t, const struct row *row)
 {
@@ -330,8 +328,7 @@ static void happen(struct ss_ledger_thread *t, uint64_t time_ns)
   close_interval(t, time_ns);
 }
 
-/* ---- what happens
- * ------------------------------------------------------------------------ */
+/* ---- what happens --------------------------------------------------------------- */
 
 struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples, bool switches,
                                 ss_ledger_emit *emit_fn, void *arg)

@@ -8,7 +8,7 @@
 #include "stacksample/context.h"
 #include "stacksample/engine.h"
 
-/* ---- exact shares ------------------------------------------------------------------ */
+/* ---- exact shares --------------------------------------------------------------- */
 
 /* Divides `total` in proportion to parts that sum up to `sum` (which must not be
  * less than total for the shares to stay within their parts): whole nanoseconds,
@@ -34,8 +34,7 @@ static inline uint64_t ss_less(uint64_t a, uint64_t b) /* a - b, not below 0 */
   return a > b ? a - b : 0;
 }
 
-/* ---- CPU time, to be divided ----------------------------------------------------------
- */
+/* ---- CPU time, to be divided ---------------------------------------------------- */
 
 enum ss_cpu_kind { SS_CPU_USER, SS_CPU_KERNEL, SS_CPU_SPIN, SS_CPU_KINDS };
 

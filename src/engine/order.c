@@ -17,7 +17,7 @@
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
-/* ---- heap -------------------------------------------------------------------------- */
+/* ---- heap ----------------------------------------------------------------------- */
 
 static bool before(const struct ss_pending *a, const struct ss_pending *b)
 {
@@ -61,8 +61,7 @@ static struct ss_pending heap_pop(struct ss_heap *heap)
   return top;
 }
 
-/* ---- taking what is there
- * -------------------------------------------------------------- */
+/* ---- taking what is there ------------------------------------------------------- */
 
 static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
 {

@@ -29,7 +29,7 @@ enum {
   RECORD_OVERHEAD = 1536 /* a sample without its stack, 127 kernel frames */
 };
 
-/* ---- attributes ------------------------------------------------------------------ */
+/* ---- attributes ----------------------------------------------------------------- */
 
 static uint32_t usable_snapshot(uint32_t wanted)
 {
@@ -78,7 +78,7 @@ static void init_attr(struct perf_event_attr *attr, const struct ss_perf_config 
   set_snapshot(attr, usable_snapshot(config->snapshot));
 }
 
-/* ---- one event -------------------------------------------------------------------- */
+/* ---- one event ------------------------------------------------------------------ */
 
 static bool raise_file_limit(void)
 {
@@ -144,8 +144,7 @@ static enum ss_err refused(struct ss_diag *diag, pid_t pid)
   return ss_fail_errno(diag, "perf_event_open on process %d", (int)pid);
 }
 
-/* ---- what this kernel and user may have ----------------------------------------------
- */
+/* ---- what this kernel and user may have ----------------------------------------- */
 
 /* Gives up one thing that the errno of a refused event points to. */
 static bool give_up_something(struct perf_event_attr *attr, int err)
@@ -220,8 +219,7 @@ out:
   return err;
 }
 
-/* ---- rings
- * ------------------------------------------------------------------------------ */
+/* ---- rings ---------------------------------------------------------------------- */
 
 static void unmap_rings(struct ss_perf *perf)
 {
@@ -343,8 +341,7 @@ static enum ss_err open_rings(struct ss_perf *perf, pid_t pid, struct ss_diag *d
   }
 }
 
-/* ---- interface
- * ----------------------------------------------------------------------------- */
+/* ---- interface ------------------------------------------------------------------ */
 
 enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *config,
                          pid_t pid, struct ss_diag *diag)

@@ -169,7 +169,7 @@ static bool decode_sample(const void *bytes, size_t len, const struct header *h,
   return true;
 }
 
-/* ---- the others ------------------------------------------------------------------ */
+/* ---- the others ----------------------------------------------------------------- */
 
 static bool decode_mmap(struct ss_cursor *c, const struct header *h,
                         struct ss_record *out)
@@ -298,7 +298,7 @@ bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out)
   return kind->decode(&body, &h, out);
 }
 
-/* ---- for stage 1 ------------------------------------------------------------------ */
+/* ---- for stage 1 ---------------------------------------------------------------- */
 
 bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out)
 {

@@ -99,7 +99,7 @@ static void next_record(struct fixture *f, struct ss_captured *out)
   }
 }
 
-/* ---- order ------------------------------------------------------------------------ */
+/* ---- order ---------------------------------------------------------------------- */
 
 static void records_come_in_time_order(void **state)
 {
@@ -177,8 +177,7 @@ static void the_future_waits_until_the_end(void **state)
   free_fixture(f);
 }
 
-/* ---- loss ---------------------------------------------------------------------------
- */
+/* ---- loss ----------------------------------------------------------------------- */
 
 /* Fills the queue of CPU 0 with samples, until some are dropped. */
 static uint64_t overfill(struct fixture *f)
@@ -257,8 +256,7 @@ static void the_kernels_losses_and_bad_records_are_counted(void **state)
   free_fixture(f);
 }
 
-/* ---- the rest ------------------------------------------------------------------------
- */
+/* ---- the rest ------------------------------------------------------------------- */
 
 static void a_ring_that_hung_up_is_read_without_spinning(void **state)
 {

@@ -99,7 +99,7 @@ static void run_sampled(struct ss_ledger_thread *t, uint64_t from, uint64_t to,
   run_out(t, to, false);
 }
 
-/* ---- shape ------------------------------------------------------------------------- */
+/* ---- shape ---------------------------------------------------------------------- */
 
 static void a_plain_life(void **state)
 {
@@ -185,8 +185,7 @@ static void a_thread_without_samples_or_readings(void **state)
   close_books(b);
 }
 
-/* ---- the kernel's figures -------------------------------------------------------------
- */
+/* ---- the kernel's figures ------------------------------------------------------- */
 
 static void a_reading_overrules_the_switches(void **state)
 {
@@ -331,8 +330,7 @@ static void without_switches_samples_give_the_shape(void **state)
   close_books(b);
 }
 
-/* ---- loss
- * --------------------------------------------------------------------------------- */
+/* ---- loss ----------------------------------------------------------------------- */
 
 static void what_a_gap_hides_is_unknown(void **state)
 {
@@ -386,8 +384,7 @@ static void a_sample_proves_that_the_thread_runs(void **state)
   close_books(b);
 }
 
-/* ---- kernel time that samples do not see
- * ----------------------------------------------------- */
+/* ---- kernel time that samples do not see ---------------------------------------- */
 
 static void ticks_without_a_sample_were_in_the_kernel(void **state)
 {
@@ -476,8 +473,7 @@ static void threads_without_a_tick_are_like_the_others(void **state)
   close_books(b);
 }
 
-/* ---- anything
- * ---------------------------------------------------------------------------------- */
+/* ---- anything ------------------------------------------------------------------- */
 
 struct chaos {
   unsigned seed;

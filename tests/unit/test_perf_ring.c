@@ -120,8 +120,7 @@ static void test_impossible_head(void **state)
   free(f);
 }
 
-/* ---- queue ----------------------------------------------------------------------------
- */
+/* ---- queue ---------------------------------------------------------------------- */
 
 static struct ss_entry *push(struct ss_queue *q, uint32_t size, uint64_t time)
 {
@@ -204,8 +203,7 @@ static void test_short_queue_stays_in_few_pages(void **state)
   ss_queue_release(&q);
 }
 
-/* ---- read plans
- * ------------------------------------------------------------------------- */
+/* ---- read plans ----------------------------------------------------------------- */
 
 static void test_plans(void **state)
 {
