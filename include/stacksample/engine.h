@@ -178,6 +178,8 @@ struct ss_pipeline_now {
 enum ss_err ss_pipeline_start(struct ss_pipeline **p, const struct ss_pipeline_config *config,
                               struct ss_diag *diag);
 void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out); /* any thread */
+/* The processes that live now, root first or not; count written. Any thread. */
+size_t ss_pipeline_pids(struct ss_pipeline *p, pid_t *pids, size_t cap);
 /* Takes what is left, ends every thread's ledger at `end_ns`, joins stage 2. */
 void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns);
 /* Writes names of native frames and the quality figures into the store. */

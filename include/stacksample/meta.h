@@ -74,6 +74,7 @@
 #define SS_META_RU_MAXRSS_KB "ru_maxrss_kb"
 #define SS_META_RU_NVCSW "ru_nvcsw"
 #define SS_META_RU_NIVCSW "ru_nivcsw"
+#define SS_META_DUMPS "dumps" /* [{"file","at_s","why"}] */
 #define SS_META_FINISHED "finished" /* 1: the run was seen to its end */
 #define SS_META_BLOCKED "blocked"   /* why there is no full profile; the session */
 

@@ -15,11 +15,16 @@
 #include "stacksample/time_limits.h"
 
 #include "cli_priv.h"
+#include "dumps.h"
 #include "session.h"
+
+#define DUMP_AT "50%,75%,90%,97%"
 
 struct run_options {
   struct ss_session_options session;
   bool no_log;
+  const char *dump_at;
+  struct ss_deadline_config deadline;
   char *const *command;
 };
 
@@ -29,6 +34,14 @@ static int parse(struct run_options *o, int argc, char **argv)
       SS_SESSION_OPTION_ROWS(&o->session),
       {"no-log", 0, SS_OPT_FLAG, &o->no_log, NULL, "do not keep the output", 0, 0, NULL,
        NULL},
+      {"timeout", 0, SS_OPT_DURATION, &o->deadline.timeout_ns, "DUR",
+       "our own deadline: dump, INT, ABRT, KILL (none)", 0, 0, NULL, NULL},
+      {"grace", 0, SS_OPT_DURATION, &o->deadline.grace_ns, "DUR",
+       "between the steps of that ending (10s)", 0, 0, NULL, NULL},
+      {"dump-at", 0, SS_OPT_STRING, &o->dump_at, "LIST",
+       "dumps at times, or shares of the earliest limit (" DUMP_AT ")", 0, 0, NULL, NULL},
+      {"stall", 0, SS_OPT_DURATION, &o->deadline.stall_ns, "DUR",
+       "a dump when a test phase has lasted this long (5m)", 0, 0, NULL, NULL},
       SS_OPTIONS_END,
   };
   const struct ss_usage usage = {
@@ -63,6 +76,12 @@ struct watch {
   int signal_seen;
   unsigned tries;                  /* for the interpreter */
   struct ss_buf python, no_python; /* for torch_env.txt: which, or why not */
+  struct ss_deadline deadline;
+  struct ss_dumps *dumps; /* NULL: no memory for them */
+  struct ss_ending_tree tree;
+  uint64_t phase_start_ns; /* as last told to the deadline */
+  char test[256];
+  bool timed_out;
 };
 
 /* Which interpreter the command runs can only be seen while it runs. */
@@ -89,23 +108,104 @@ static void on_tick(struct watch *w)
     ss_progress_show(w->launch, w->session->pipeline);
 }
 
+/* ---- our deadline --------------------------------------------------------------------
+ */
+
+#define LAST_DUMP_MS 2000 /* spec section 6: on regardless after that */
+
+static void note_phase(struct watch *w)
+{
+  struct ss_pipeline_now now;
+
+  if (w->session->pipeline == NULL)
+    return;
+  ss_pipeline_now(w->session->pipeline, &now);
+  if (now.phase_start_ns == w->phase_start_ns)
+    return;
+  ss_deadline_phase(&w->deadline, now.phase_start_ns, strcmp(now.test, w->test) != 0);
+  w->phase_start_ns = now.phase_start_ns;
+  memcpy(w->test, now.test, sizeof(w->test));
+}
+
+static void take_dump(struct watch *w, const char *why, unsigned wait_ms)
+{
+  if (w->dumps)
+    (void)ss_dumps_take(w->dumps, why, w->deadline.start_ns, wait_ms);
+}
+
+static void act(struct watch *w, enum ss_deadline_act what)
+{
+  switch (what) {
+  case SS_ACT_NONE:
+    break;
+  case SS_ACT_DUMP:
+    take_dump(w, w->deadline.why, 0);
+    break;
+  case SS_ACT_INTERRUPT:
+    w->timed_out = true;
+    take_dump(w, "our --timeout", LAST_DUMP_MS);
+    ss_ending_collect(&w->tree, w->session->pipeline);
+    ss_ending_interrupt(&w->tree);
+    break;
+  case SS_ACT_ABORT:
+    ss_ending_collect(&w->tree, w->session->pipeline);
+    ss_ending_abort(&w->tree);
+    break;
+  case SS_ACT_KILL:
+    ss_ending_collect(&w->tree, w->session->pipeline);
+    ss_ending_kill(&w->tree);
+    break;
+  }
+}
+
+static void keep_deadline(struct watch *w)
+{
+  enum ss_deadline_act what;
+
+  note_phase(w);
+  while ((what = ss_deadline_due(&w->deadline, ss_now_ns())) != SS_ACT_NONE)
+    act(w, what);
+}
+
+static int next_timeout_ms(const struct watch *w)
+{
+  uint64_t now_ns = ss_now_ns(), wake_ns = ss_deadline_wake_ns(&w->deadline);
+
+  if (wake_ns <= now_ns)
+    return 0;
+  if (wake_ns - now_ns < TICK_MS * UINT64_C(1000000))
+    return (int)((wake_ns - now_ns) / 1000000) + 1;
+  return TICK_MS;
+}
+
 /* Until the command's end; interrupts are only counted: it ends as it likes. */
 static void watch_command(struct watch *w)
 {
   struct ss_launch_event event = {0};
 
   do {
-    bool idle = !w->progress && (w->tries >= INTERPRETER_TRIES || w->python.len > 0);
-    ss_launch_next(w->launch, idle ? -1 : TICK_MS, &event);
+    ss_launch_next(w->launch, next_timeout_ms(w), &event);
     if (event.what == SS_LAUNCH_TIMEOUT)
       on_tick(w);
     if (event.what == SS_LAUNCH_SIGNAL &&
         (event.signo == SIGINT || event.signo == SIGTERM || event.signo == SIGHUP))
       w->signal_seen = event.signo;
     w->interrupts = event.interrupts;
+    if (event.what != SS_LAUNCH_EXITED)
+      keep_deadline(w);
   } while (event.what != SS_LAUNCH_EXITED);
   if (w->progress)
     ss_progress_clear(w->launch);
+}
+
+/* After our deadline nobody may be left behind, also not those whose parent has
+ * ended before them. */
+static void end_stragglers(struct watch *w)
+{
+  if (!w->timed_out)
+    return;
+  ss_ending_collect(&w->tree, w->session->pipeline);
+  ss_ending_kill(&w->tree);
 }
 
 static int open_log(struct ss_session *s, const struct run_options *o, const char **name)
@@ -130,8 +230,10 @@ static int open_log(struct ss_session *s, const struct run_options *o, const cha
 /* ---- statuses ------------------------------------------------------------------------
  */
 
-static int status_of(const struct ss_exit *end)
+static int status_of(const struct watch *w, const struct ss_exit *end)
 {
+  if (w->timed_out)
+    return SS_EXIT_TIMEOUT;
   return end->signal ? 128 + end->signal : end->code;
 }
 
@@ -161,13 +263,17 @@ static void finish(struct ss_session *s, const struct run_options *o,
                    const struct watch *w, const struct ss_facts_config *facts,
                    const struct ss_exit *end, int status)
 {
-  struct ss_ending ending = {
-      .exit = end, .status = status, .signal_seen = w->signal_seen};
+  struct ss_ending ending = {.exit = end,
+                             .status = status,
+                             .signal_seen = w->signal_seen,
+                             .timed_out = w->timed_out};
   bool may_run = w->python.len > 0 && w->interrupts == 0 && end->signal == 0;
   struct ss_diag diag = {0};
 
   if (ss_facts_end(s->bundle, facts, &ending, s->store, &diag) != SS_ERR_OK)
     ss_note(s->notes, "exit_code.txt or time.txt is missing: %s", diag.text);
+  if (w->dumps)
+    ss_dumps_store(w->dumps, s->store);
   if (ss_session_write(s, &diag) != SS_ERR_OK)
     ss_say("the bundle is incomplete: %s", diag.text);
   if (!o->session.quiet)
@@ -177,8 +283,27 @@ static void finish(struct ss_session *s, const struct run_options *o,
   ss_session_manifest(s, &diag);
 }
 
+static uint64_t seconds_ns(double s)
+{
+  return s > 0 && s < 1e9 ? (uint64_t)(s * 1e9) : 0;
+}
+
+/* The earliest limits known: of the run, and of each test. */
+static void learn_limits(struct ss_deadline_config *config,
+                         const struct ss_time_limits *limits)
+{
+  double at_s = 0;
+
+  if (ss_time_limits_first(limits, &at_s))
+    config->run_limit_ns = seconds_ns(at_s);
+  for (size_t i = 0; i < limits->count; i++)
+    if (limits->items[i].kind == SS_LIMIT_TEST)
+      config->test_limit_ns = seconds_ns(limits->items[i].s);
+}
+
 static void start(struct ss_launch *launch, struct ss_session *s,
-                  const struct ss_facts_config *facts)
+                  const struct ss_facts_config *facts,
+                  struct ss_deadline_config *deadline)
 {
   struct ss_time_limits limits = {0};
   struct ss_buf warning = {0};
@@ -187,6 +312,7 @@ static void start(struct ss_launch *launch, struct ss_session *s,
   ss_session_start(s, ss_launch_pid(launch), true);
   if (ss_facts_start(s->bundle, facts, s->store, &limits, &diag) != SS_ERR_OK)
     ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+  learn_limits(deadline, &limits);
   ss_session_announce(s);
   if (ss_time_limits_warning(&limits, &warning) && !s->options->quiet)
     ss_say("%s", ss_buf_str(&warning));
@@ -204,33 +330,58 @@ static int run_command(struct ss_launch *launch, struct ss_session *s,
                                   .argv = o->session.argv,
                                   .command = o->command,
                                   .environment = environ,
-                                  .env = (enum ss_env_mode)o->session.env};
+                                  .env = (enum ss_env_mode)o->session.env,
+                                  .timeout_ns = o->deadline.timeout_ns};
+  struct ss_deadline_config deadline = o->deadline;
   struct ss_exit end = {0};
   int status, log_fd, error;
 
   log_fd = open_log(s, o, &facts.log);
-  start(launch, s, &facts);
+  start(launch, s, &facts, &deadline);
+  w.tree.root = ss_launch_pid(launch);
+  w.dumps = ss_dumps_new(s->bundle, s->notes, w.tree.root, o->session.no_children);
   error = ss_launch_release(launch, log_fd, s->notes);
   ss_session_clock(s, ss_launch_start_ns(launch));
+  ss_deadline_init(&w.deadline, &deadline, ss_launch_start_ns(launch));
   if (error == 0)
     watch_command(&w);
+  end_stragglers(&w);
   ss_session_stop(s, ss_now_ns());
   ss_launch_finish(launch, &end);
   ss_close(&log_fd);
-  status = error ? exec_failed(error, o->command[0]) : status_of(&end);
+  status = error ? exec_failed(error, o->command[0]) : status_of(&w, &end);
   if (error)
     ss_store_meta(s->store, SS_META_BLOCKED,
                   error == ENOENT ? "the command was not found"
                                   : "the command could not be executed");
   finish(s, o, &w, &facts, &end, status);
+  ss_dumps_free(w.dumps);
+  ss_ending_release(&w.tree);
   ss_buf_release(&w.python);
   ss_buf_release(&w.no_python);
   return status;
 }
 
+/* Says what is wrong with the options together; they are not the parser's. */
+static bool check(struct run_options *o)
+{
+  const char *bad = NULL;
+
+  if (!ss_session_check(&o->session, "run"))
+    return false;
+  if (!ss_dump_points_parse(o->dump_at, &o->deadline, &bad)) {
+    ss_say("--dump-at has no use for '%.*s': give shares and times, such as %s,10m",
+           (int)strcspn(bad, ","), bad, DUMP_AT);
+    return false;
+  }
+  return true;
+}
+
 int ss_cmd_run(int argc, char **argv)
 {
-  struct run_options o = {0};
+  struct run_options o = {.dump_at = DUMP_AT,
+                          .deadline = {.grace_ns = 10 * UINT64_C(1000000000),
+                                       .stall_ns = 300 * UINT64_C(1000000000)}};
   struct ss_launch *launch = NULL;
   struct ss_session session;
   struct ss_diag diag = {0};
@@ -240,7 +391,7 @@ int ss_cmd_run(int argc, char **argv)
   first = parse(&o, argc, argv);
   if (first == -2)
     return SS_EXIT_OK;
-  if (first < 0 || !ss_session_check(&o.session, "run"))
+  if (first < 0 || !check(&o))
     return SS_EXIT_RUN_USAGE;
   if (first >= argc) {
     ss_say("run needs a command: stacksample run -- COMMAND [ARG...]");

@@ -136,6 +136,18 @@ void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out)
   pthread_mutex_unlock(&p->now_lock);
 }
 
+size_t ss_pipeline_pids(struct ss_pipeline *p, pid_t *pids, size_t cap)
+{
+  size_t n = 0, pos = 0;
+  uint64_t pid, process;
+
+  pthread_mutex_lock(&p->now_lock);
+  while (n < cap && ss_idmap_next(&p->by_pid, &pos, &pid, &process))
+    pids[n++] = (pid_t)pid;
+  pthread_mutex_unlock(&p->now_lock);
+  return n;
+}
+
 /* ---- the loop ------------------------------------------------------------------------
  */
 

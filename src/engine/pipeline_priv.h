@@ -98,7 +98,7 @@ struct ss_pipeline {
   uint64_t tick_ns, schedstat_ns;
   struct ss_py_counts py_counts; /* of ended images */
 
-  pthread_mutex_t now_lock; /* guards now */
+  pthread_mutex_t now_lock; /* guards now, and who is in by_pid */
   struct ss_pipeline_now now;
   uint64_t window_ns, window_samples[SS_STATE_COUNT];
 };

@@ -103,6 +103,7 @@ static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
 static struct ss_process *process_new(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
 {
   struct ss_process *proc;
+  bool known;
 
   if (p->n_processes >= SS_PROCS_MAX)
     return NULL;
@@ -122,7 +123,10 @@ static struct ss_process *process_new(struct ss_pipeline *p, pid_t pid, uint64_t
                                       .worker = SS_ID_NONE,
                                       .start_ns = time_ns};
   proc->id = ss_store_process(p->config.store, &proc->row);
-  if (!ss_idmap_put(&p->by_pid, (uint64_t)pid, (uint64_t)(uintptr_t)proc)) {
+  pthread_mutex_lock(&p->now_lock);
+  known = ss_idmap_put(&p->by_pid, (uint64_t)pid, (uint64_t)(uintptr_t)proc);
+  pthread_mutex_unlock(&p->now_lock);
+  if (!known) {
     ss_maps_release(&proc->maps);
     free(proc);
     return NULL;
@@ -383,7 +387,9 @@ static void process_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t
     link = &(*link)->next;
   if (*link)
     *link = proc->next;
+  pthread_mutex_lock(&p->now_lock);
   ss_idmap_del(&p->by_pid, (uint64_t)proc->pid);
+  pthread_mutex_unlock(&p->now_lock);
   p->n_processes--;
   ss_maps_release(&proc->maps);
   ss_mem_live_release(&proc->live);

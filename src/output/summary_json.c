@@ -254,6 +254,7 @@ static cJSON *build(const struct ss_figures *f)
   cJSON *root = cJSON_CreateObject();
   bool finished = ss_profile_meta_u64(f->p, SS_META_FINISHED, 0) != 0;
   const char *blocked = ss_profile_meta(f->p, SS_META_BLOCKED);
+  cJSON *dumps = ss_json_meta(f->p, SS_META_DUMPS);
 
   ss_json_count(root, "schema", SUMMARY_SCHEMA);
   put_text(root, "version", f->p, SS_META_VERSION);
@@ -270,7 +271,7 @@ static cJSON *build(const struct ss_figures *f)
   ss_json_item(root, "operators", operators_list(f));
   ss_json_item(root, "verdict", verdict_object());
   ss_json_item(root, "causes", cJSON_CreateArray());
-  ss_json_item(root, "dumps", cJSON_CreateArray());
+  ss_json_item(root, "dumps", dumps ? dumps : cJSON_CreateArray());
   ss_json_item(root, "quality", quality_object(f));
   return root;
 }
