@@ -33,6 +33,10 @@ int ss_file_create(const struct ss_dir *dir, const char *name, struct ss_diag *d
 /* Opens an existing regular file for reading, O_NOFOLLOW|O_NONBLOCK. -1. */
 int ss_file_open_read(const struct ss_dir *dir, const char *name, struct ss_diag *diag);
 
+/* Opens a regular file anywhere for reading, through links, never waiting for a
+ * FIFO or waking a device. -1. */
+int ss_file_open_regular(int dirfd, const char *path, struct ss_diag *diag);
+
 /* A file under construction: temporary in the same folder, then fsync and
  * rename over `name`. Buffered; errors are sticky and reported by commit. */
 struct ss_outfile;

@@ -47,8 +47,6 @@ void ss_unwrap(char *const *argv, struct ss_unwrapped *out, struct ss_time_limit
                const char **settings, size_t cap, size_t *n_settings);
 /* Does a word of this name run another command given by its arguments? */
 bool ss_is_wrapper(const char *argv0);
-/* What follows the last '/'. */
-const char *ss_base_name(const char *path);
 /* The DURATION of a timeout(1) command line; false where there is none or 0. */
 bool ss_timeout1_parse(char *const *argv, double *seconds);
 

@@ -206,6 +206,11 @@ int ss_file_open_read(const struct ss_dir *dir, const char *name, struct ss_diag
   return open_regular(dir->fd, name, O_NOFOLLOW, AT_SYMLINK_NOFOLLOW, diag);
 }
 
+int ss_file_open_regular(int dirfd, const char *path, struct ss_diag *diag)
+{
+  return open_regular(dirfd, path, 0, 0, diag);
+}
+
 enum ss_err ss_file_read_all(int dirfd, const char *path, size_t max, struct ss_buf *out,
                              struct ss_diag *diag)
 {

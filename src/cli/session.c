@@ -8,6 +8,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/resource.h>
 
 #include "stacksample/escape.h"
@@ -102,6 +103,9 @@ enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_option
 {
   enum ss_err err;
 
+  /* A limit on the size of files is an error of a write, not our end. The
+   * command was forked before this. */
+  signal(SIGXFSZ, SIG_IGN);
   *s = (struct ss_session){.options = o, .own_cpu_ns = ss_own_cpu_ns()};
   s->notes = ss_notes_new();
   if (s->notes == NULL)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stacksample/text.h"
 #include "stacksample/time_limits.h"
 
 /* A command that runs the command given by its last arguments. */
@@ -48,12 +49,6 @@ static const struct wrapper {
     {"pipenv", "", {"python"}, 1},
     {"conda", "np", {"name", "prefix"}, 1},
 };
-
-const char *ss_base_name(const char *path)
-{
-  const char *slash = strrchr(path, '/');
-  return slash ? slash + 1 : path;
-}
 
 static const struct wrapper *find_wrapper(const char *argv0)
 {

@@ -16,6 +16,7 @@
 #include "stacksample/hash.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define VDSO_MAX (1u << 20) /* the kernel's is two or three pages */
 
@@ -162,8 +163,7 @@ static struct entry *add_entry(struct ss_modules *modules, const struct ss_map *
     return NULL;
   struct ss_module *m = &e->module;
   m->path = path_without_deleted(path);
-  const char *slash = m->path == NULL ? NULL : strrchr(m->path, '/');
-  m->name = m->path == NULL ? NULL : strdup(slash == NULL ? m->path : slash + 1);
+  m->name = m->path == NULL ? NULL : strdup(ss_base_name(m->path));
   if (m->name == NULL || modules->count >= UINT32_MAX - 2 ||
       !ss_grow(&modules->entries, &modules->cap, modules->count + 1,
                sizeof *modules->entries)) {

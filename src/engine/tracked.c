@@ -13,6 +13,7 @@
 #include "stacksample/limits.h"
 #include "stacksample/output.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 #include "stacksample/time_limits.h"
 
 #include "pipeline_priv.h"
@@ -31,13 +32,6 @@ static uint32_t store_text(struct ss_pipeline *p, const char *text)
 
 /* ---- what a process is ---------------------------------------------------------- */
 
-static const char *base_name(const char *path)
-{
-  const char *slash = strrchr(path, '/');
-
-  return slash ? slash + 1 : path;
-}
-
 /* Label and command of a process from its NUL-separated argv. */
 static void describe_command(struct ss_pipeline *p, struct ss_process *proc,
                              const struct ss_buf *cmdline)
@@ -54,7 +48,7 @@ static void describe_command(struct ss_pipeline *p, struct ss_process *proc,
   words[n] = NULL;
   ss_unwrap(words, &inner, NULL, NULL, 0, NULL);
   proc->pytest = inner.pytest != NULL;
-  proc->row.label = store_text(p, proc->pytest ? "pytest" : base_name(words[0]));
+  proc->row.label = store_text(p, proc->pytest ? "pytest" : ss_base_name(words[0]));
   (void)ss_command_quote(&quoted, words, false);
   proc->row.command = ss_store_string(p->config.store, ss_buf_str(&quoted), quoted.len);
   ss_buf_release(&quoted);

@@ -11,18 +11,14 @@
 
 #include "output_priv.h"
 #include "stacksample/meta.h"
+#include "stacksample/text.h"
 
 /* ---- files --------------------------------------------------------------------- */
-
-static bool starts(const char *s, const char *prefix)
-{
-  return strncmp(s, prefix, strlen(prefix)) == 0;
-}
 
 /* What follows "lib/python3.N/" at `s`, or NULL. */
 static const char *after_stdlib(const char *s)
 {
-  if (!starts(s, "lib/python3.")) {
+  if (!ss_starts_with(s, "lib/python3.")) {
     return NULL;
   }
   s += strlen("lib/python3.");
@@ -40,7 +36,7 @@ static const char *after_library_folder(const char *s)
 {
   static const char *const folders[] = {"site-packages/", "dist-packages/"};
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-    if (starts(s, folders[i])) {
+    if (ss_starts_with(s, folders[i])) {
       return s + strlen(folders[i]);
     }
   }
@@ -80,7 +76,7 @@ const char *ss_file_shown(const char *file, const char *cwd)
 
 bool ss_file_is_library(const char *file)
 {
-  return in_library(file) != NULL || starts(file, "<frozen ");
+  return in_library(file) != NULL || ss_starts_with(file, "<frozen ");
 }
 
 /* ---- one frame ------------------------------------------------------------------- */
@@ -246,7 +242,7 @@ static enum ss_text_kind kind_of(const struct ss_profile *p, const struct ss_fra
   case SS_FRAME_SYNTHETIC:
     break;
   }
-  return starts(ss_profile_str(p, f->name), "[kernel") ? SS_TEXT_KERNEL : SS_TEXT_MARK;
+  return ss_starts_with(ss_profile_str(p, f->name), "[kernel") ? SS_TEXT_KERNEL : SS_TEXT_MARK;
 }
 
 uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame)

@@ -6,12 +6,9 @@
  * (`report` after a kill) a file is opened by its path and taken only where its
  * build-id is the recorded one: a rebuilt library would name wrongly.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "output_priv.h"
 #include "stacksample/elf.h"
@@ -54,17 +51,6 @@ static struct ss_module *find_open(struct ss_modules *modules,
   return NULL;
 }
 
-/* A regular file for reading, never waiting for a FIFO or a device. */
-static int open_regular(const char *path)
-{
-  struct stat st;
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))) {
-    ss_close(&fd);
-  }
-  return fd;
-}
-
 static void reopen(struct source *source, const struct ss_module_row *row,
                    const char *path)
 {
@@ -72,7 +58,7 @@ static void reopen(struct source *source, const struct ss_module_row *row,
   if (row->build_id_len == 0 || path[0] != '/') {
     return;
   }
-  int fd = open_regular(path);
+  int fd = ss_file_open_regular(AT_FDCWD, path, NULL);
   if (fd < 0 || ss_image_open(&source->image, fd, path, NULL) != SS_ERR_OK) {
     source->image = NULL;
     return;

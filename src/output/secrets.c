@@ -12,6 +12,7 @@
 
 #include "bundle_priv.h"
 #include "stacksample/escape.h"
+#include "stacksample/text.h"
 #include "stacksample/time_limits.h"
 
 /* A name is split into words at '_', '-', '.', and where lower case meets upper. */

@@ -20,6 +20,7 @@
 #include "stacksample/limits.h"
 #include "stacksample/proc.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define LIMIT_MS 60000
 #define OUTPUT_MAX (1u << 20)

@@ -12,19 +12,9 @@
 #include <unistd.h>
 
 #include "python_priv.h"
+#include "stacksample/text.h"
 
 enum { MINOR_MIN = 8, MINOR_MAX = 15 };
-
-static const char *base_name(const char *path)
-{
-  const char *slash = strrchr(path, '/');
-  return slash ? slash + 1 : path;
-}
-
-static bool starts_with(const char *text, const char *prefix)
-{
-  return strncmp(text, prefix, strlen(prefix)) == 0;
-}
 
 /* The file's address of the runtime and of PyCode_Type; false: not CPython. */
 static bool try_map(struct ss_py *py, struct ss_map *map, struct ss_module **found)
@@ -73,8 +63,8 @@ static struct ss_module *find_runtime(struct ss_py *py, uint64_t *bias)
         continue;
       last = map->path;
       const char *path = ss_paths_get(maps->paths, map->path);
-      const char *name = base_name(path);
-      const bool named = starts_with(name, "python") || starts_with(name, "libpython");
+      const char *name = ss_base_name(path);
+      const bool named = ss_starts_with(name, "python") || ss_starts_with(name, "libpython");
       struct ss_module *m;
       if ((pass == 0 ? named : strcmp(path, exe) == 0) && try_map(py, map, &m))
         return ss_module_bias(m, map, bias) ? m : NULL;
@@ -86,7 +76,7 @@ static struct ss_module *find_runtime(struct ss_py *py, uint64_t *bias)
 /* "3.N" in a file's name: libpython3.8.so.1.0, python3.9; 0 if it has none. */
 static unsigned minor_of_name(const char *path)
 {
-  const char *at = strstr(base_name(path), "python3.");
+  const char *at = strstr(ss_base_name(path), "python3.");
   unsigned minor = 0;
   if (!at)
     return 0;
