@@ -31,7 +31,7 @@ struct budget {
 
 static void add_escaped(struct ss_buf *b, const char *s)
 {
-  ss_escape_json(b, s, strlen(s));
+  trace_escape(b, s, strlen(s));
 }
 
 static void add_meta_event(struct ss_buf *b, const char *name, int64_t pid, int64_t tid,
@@ -327,7 +327,7 @@ static void write_end(struct trace *t)
   int64_t pid = p->n_processes > 0 ? p->processes[0].pid : 0;
   ss_outfile_printf(t->out,
                     "{\"ph\":\"i\",\"cat\":\"stacksample\",\"name\":\"end of the run\","
-                    "\"pid\":%lld,\"tid\":%lld,\"ts\":%llu,\"s\":\"g\"}\n]\n}\n",
+                    "\"pid\":%lld,\"tid\":%lld,\"ts\":%llu,\"s\":\"t\"}\n]\n}\n",
                     (long long)pid, (long long)pid,
                     (unsigned long long)trace_us(t, end_of_run(p)));
 }

@@ -41,6 +41,7 @@ struct trace_interval {
 };
 
 uint64_t trace_us(const struct trace *t, uint64_t ns);
+void trace_escape(struct ss_buf *out, const char *s, size_t len);
 /* Text escaped for JSON, without quotes. */
 struct trace_name trace_name_of(struct trace *t, uint32_t text);
 /* The tree node of a sample; SS_ID_NONE: nothing to show. */

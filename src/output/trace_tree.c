@@ -4,6 +4,7 @@
  * deeper than Perfetto takes (the middle of a deeper stack becomes a marker).
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "trace_priv.h"
 
@@ -25,6 +26,28 @@ size_t trace_digits(uint64_t number)
   return n;
 }
 
+/* As ss_escape_json, but '<' stays: Perfetto's reader does not undo \u escapes,
+ * and C++ names are full of it. */
+void trace_escape(struct ss_buf *out, const char *s, size_t len)
+{
+  static const char less[] = "\\u003c";
+  struct ss_buf escaped = {0};
+  ss_escape_json(&escaped, s, len);
+  for (const char *c = ss_buf_str(&escaped); *c != '\0'; c++) {
+    if (strncmp(c, less, sizeof less - 1) == 0) {
+      ss_buf_addc(out, '<');
+      c += sizeof less - 2;
+    } else if (*c == '\\') { /* with what it escapes, maybe another backslash */
+      ss_buf_add(out, c, 2);
+      c++;
+    } else {
+      ss_buf_addc(out, *c);
+    }
+  }
+  out->failed = out->failed || escaped.failed;
+  ss_buf_release(&escaped);
+}
+
 struct trace_name trace_name_of(struct trace *t, uint32_t text)
 {
   static const struct trace_name none = {"", 0};
@@ -43,7 +66,7 @@ struct trace_name trace_name_of(struct trace *t, uint32_t text)
     struct ss_buf escaped = {0};
     size_t len;
     const char *s = ss_texts_str(&t->texts, text, &len);
-    ss_escape_json(&escaped, s, len);
+    trace_escape(&escaped, s, len);
     name->json = ss_arena_strndup(&t->arena, ss_buf_str(&escaped), escaped.len);
     name->len = escaped.len;
     t->failed = t->failed || escaped.failed || name->json == NULL;

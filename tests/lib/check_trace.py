@@ -39,6 +39,8 @@ def check_bytes(raw, problems):
         text = raw.decode("utf-8", "replace")
     for m in re.finditer(r"[\x00-\x09\x0b-\x1f\x7f]", text):  # Perfetto refuses them
         problems.add("raw control character", f"{m.group()!r} at {m.start()}")
+    for m in re.finditer(r"(?<!\\)(?:\\\\)*\\u00([2-6].|7[0-9a-eA-E])", text):
+        problems.add("needless escape", m.group())  # Perfetto shows it as it is
     return text
 
 

@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "../../src/output/output_priv.h"
+#include "../../src/output/trace_priv.h"
 #include "written.h"
 
 #include "stacksample/limits.h"
@@ -154,6 +154,22 @@ static void stays_within_its_limit(void **state)
   free(whole);
 }
 
+/* Perfetto's reader does not undo \\u escapes; a name may look like one. */
+static void leaves_angle_brackets(void **state)
+{
+  (void)state;
+  static const struct {
+    const char *name, *json;
+  } cases[] = {
+      {"a<b>", "a<b>"}, {"\\u003c", "\\\\u003c"}, {"\\<\"", "\\\\<\\\""}, {"", ""}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct ss_buf out = {0};
+    trace_escape(&out, cases[i].name, strlen(cases[i].name));
+    assert_string_equal(ss_buf_str(&out), cases[i].json);
+    ss_buf_release(&out);
+  }
+}
+
 static void filters_samples(void **state)
 {
   (void)state;
@@ -174,6 +190,7 @@ int main(void)
       cmocka_unit_test(limits_the_depth),
       cmocka_unit_test(writes_v8_samples),
       cmocka_unit_test(stays_within_its_limit),
+      cmocka_unit_test(leaves_angle_brackets),
       cmocka_unit_test(filters_samples),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
