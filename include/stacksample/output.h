@@ -90,7 +90,8 @@ enum ss_err ss_bundle_open(struct ss_bundle **bundle, const char *path,
                            struct ss_diag *diag); /* `report` */
 const struct ss_dir *ss_bundle_dir(const struct ss_bundle *b);
 const char *ss_bundle_path(const struct ss_bundle *b);
-/* Gives the reserved MiB back to the disk (before the summary). */
+/* Gives the reserved MiB back to the disk (before profile.db is closed), but for
+ * a part that small files and the summaries take when they find it full. */
 void ss_bundle_release_reserve(struct ss_bundle *b);
 /* Writes one file by a writer; failures are remembered as absent. */
 enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,

@@ -4,7 +4,8 @@
  * Nothing existing is overwritten and nothing is written through a link. Files
  * appear complete or not at all; what could not be written is remembered with
  * its reason for the manifest. A file without a name keeps SS_RESERVE_BYTES of
- * the disk until the summaries are due; a kill gives it back by itself.
+ * the disk until the summaries are due; a kill gives it back by itself. Its last
+ * part goes only to files that may not be missing, when the disk is full.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -20,6 +21,8 @@
 #include "stacksample/sys.h"
 
 #define STAMP_MAX 200
+#define RESERVE_LAST (256 * 1024) /* for the summaries and the manifest alone */
+#define RESERVE_PART (16 * 1024)  /* given back at a time, beyond a file's size */
 #define MANIFEST_MAX (64u << 20)
 
 static bool stamp_valid(const char *stamp)
@@ -167,7 +170,20 @@ const char *ss_bundle_path(const struct ss_bundle *b)
 
 void ss_bundle_release_reserve(struct ss_bundle *b)
 {
-  ss_close(&b->reserve_fd);
+  if (b->reserve_fd >= 0 && ftruncate(b->reserve_fd, RESERVE_LAST) != 0)
+    ss_close(&b->reserve_fd);
+}
+
+/* Was the disk full, and is there something to give back for a second try? */
+static bool give_back(struct ss_bundle *b, const struct ss_diag *diag, size_t need)
+{
+  struct stat st;
+
+  if ((diag->sys_errno != ENOSPC && diag->sys_errno != EDQUOT) || b->reserve_fd < 0 ||
+      fstat(b->reserve_fd, &st) != 0 || st.st_size == 0)
+    return false;
+  off_t part = (off_t)need + RESERVE_PART;
+  return ftruncate(b->reserve_fd, st.st_size > part ? st.st_size - part : 0) == 0;
 }
 
 void ss_bundle_absent(struct ss_bundle *b, const char *name, const char *why)
@@ -198,20 +214,28 @@ enum ss_err ss_first_error(enum ss_err first, enum ss_err next)
   return first == SS_ERR_OK ? next : first;
 }
 
+static enum ss_err put_once(struct ss_bundle *b, const char *name,
+                            const struct ss_buf *text, struct ss_diag *diag)
+{
+  struct ss_outfile *out = NULL;
+
+  if (text->failed)
+    return ss_fail(diag, SS_ERR_NOMEM, "out of memory for %s", name);
+  if (!(out = ss_outfile_open(&b->dir, name, diag)))
+    return diag->err;
+  ss_outfile_write(out, ss_buf_str(text), text->len);
+  return ss_outfile_commit(out, diag);
+}
+
 enum ss_err ss_bundle_put(struct ss_bundle *b, const char *name,
                           const struct ss_buf *text, struct ss_diag *diag)
 {
   struct ss_diag local = {0};
-  struct ss_outfile *out = NULL;
-  enum ss_err err = SS_ERR_OK;
+  enum ss_err err = put_once(b, name, text, &local);
 
-  if (text->failed)
-    err = ss_fail(&local, SS_ERR_NOMEM, "out of memory for %s", name);
-  else if (!(out = ss_outfile_open(&b->dir, name, &local)))
-    err = local.err;
-  if (err == SS_ERR_OK) {
-    ss_outfile_write(out, ss_buf_str(text), text->len);
-    err = ss_outfile_commit(out, &local);
+  while (err != SS_ERR_OK && give_back(b, &local, text->len)) {
+    local = (struct ss_diag){0};
+    err = put_once(b, name, text, &local);
   }
   if (err != SS_ERR_OK) {
     ss_bundle_absent(b, name, local.text);
@@ -221,18 +245,33 @@ enum ss_err ss_bundle_put(struct ss_bundle *b, const char *name,
   return err;
 }
 
+static enum ss_err write_once(struct ss_bundle *b, const struct ss_writer *w,
+                              struct ss_profile *p,
+                              const struct ss_write_options *options,
+                              struct ss_diag *diag)
+{
+  struct ss_outfile *out = ss_outfile_open(&b->dir, w->file, diag);
+
+  if (!out)
+    return diag->err;
+  enum ss_err err = w->write(p, options, out, diag);
+  if (err == SS_ERR_OK)
+    return ss_outfile_commit(out, diag);
+  ss_outfile_abort(out);
+  return err;
+}
+
 enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,
                             struct ss_profile *p, const struct ss_write_options *options,
                             struct ss_diag *diag)
 {
   struct ss_diag local = {0};
-  struct ss_outfile *out = ss_outfile_open(&b->dir, w->file, &local);
-  enum ss_err err = out ? w->write(p, options, out, &local) : local.err;
+  enum ss_err err = write_once(b, w, p, options, &local);
 
-  if (err == SS_ERR_OK)
-    err = ss_outfile_commit(out, &local);
-  else
-    ss_outfile_abort(out);
+  while (err != SS_ERR_OK && w->always && give_back(b, &local, RESERVE_PART)) {
+    local = (struct ss_diag){0};
+    err = write_once(b, w, p, options, &local);
+  }
   if (err != SS_ERR_OK) {
     ss_bundle_absent(b, w->file, local.text[0] ? local.text : ss_strerror(err));
     if (diag)
