@@ -26,13 +26,19 @@ void ss_test_parse(const char *value, size_t len, struct ss_test_id *out);
 
 /* The environment slot of one process. Stage 1 reads the regions that
  * ss_testenv_plan names; ss_testenv_update interprets them, looking the slot
- * up anew in live memory where they moved. */
+ * up anew in live memory where they moved. Where nothing moved, an update
+ * reads those regions and no more; this is so too while the variable is not set
+ * (setenv appends behind the last slot). Calls must be in order of time. */
 struct ss_testenv {
   uint64_t environ_var;  /* address of `environ`; 0: not located */
   uint64_t maps_generation; /* when it was last looked for */
-  uint64_t array;        /* value of environ when the slot was found */
+  bool looked;           /* it was looked for at that generation */
+  uint64_t array;        /* value of environ at the last look; 0: look anew */
   uint64_t slot_addr;    /* of the slot; 0: the variable is not set */
   uint64_t string;       /* slot's value */
+  uint64_t last;         /* not set: the pointer in the last slot ... */
+  uint32_t count;        /* ... and the number of slots before the NULL */
+  uint64_t scan_after_ns; /* a hostile array: no whole look before that */
   char *value;           /* owned: last verified value, after '='; NULL none */
   size_t value_len;
   char worker[32];       /* PYTEST_XDIST_WORKER, "" */
