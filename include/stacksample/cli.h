@@ -79,5 +79,6 @@ int ss_cmd_run(int argc, char **argv);
 int ss_cmd_attach(int argc, char **argv);
 int ss_cmd_dump(int argc, char **argv);
 int ss_cmd_report(int argc, char **argv);
+int ss_cmd_doctor(int argc, char **argv);
 
 #endif

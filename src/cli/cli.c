@@ -19,6 +19,7 @@ const struct ss_command ss_commands[] = {
     {"attach", "sample a live process and its children, leave a bundle", ss_cmd_attach},
     {"dump", "print every thread of a live process tree", ss_cmd_dump},
     {"report", "write outputs again from a bundle, or print its tables", ss_cmd_report},
+    {"doctor", "what works on this machine, and how to fix what does not", ss_cmd_doctor},
     {NULL, NULL, NULL},
 };
 
