@@ -53,7 +53,7 @@ enum ss_err ss_launch_prepare(struct ss_launch **launch,
                               const struct ss_launch_config *config,
                               struct ss_diag *diag);
 pid_t ss_launch_pid(const struct ss_launch *l);
-/* The witness, whose CPU time is a cost of ours. */
+/* The witness, whose CPU time is a cost of ours; -1 where none could be started. */
 pid_t ss_launch_witness_pid(const struct ss_launch *l);
 /* CLOCK_MONOTONIC of the exec. */
 uint64_t ss_launch_start_ns(const struct ss_launch *l);

@@ -155,6 +155,11 @@ _Noreturn static void child_main(struct ss_launch *l, int go, int exec_error,
 
 /* ---- prepare --------------------------------------------------------------- */
 
+static pid_t try_fork(void)
+{
+  return ss_fault("fork") ? -1 : fork();
+}
+
 static enum ss_err fork_child(struct ss_launch *l, char *const *argv,
                               struct ss_diag *diag)
 {
@@ -168,7 +173,7 @@ static enum ss_err fork_child(struct ss_launch *l, char *const *argv,
     return ss_fail_errno(diag, "cannot make a pipe");
   }
   l->exec_error = error[0];
-  l->pid = fork();
+  l->pid = try_fork();
   if (l->pid == 0)
     child_main(l, go[0], error[1], argv);
   int saved = errno;
@@ -179,26 +184,29 @@ static enum ss_err fork_child(struct ss_launch *l, char *const *argv,
   return l->pid > 0 ? SS_ERR_OK : ss_fail_errno(diag, "cannot fork");
 }
 
-static enum ss_err fork_witness(struct ss_launch *l, struct ss_diag *diag)
+/* Without it (RLIMIT_NPROC) the command runs all the same: no log, and what is
+ * sent to the whole group may reach it twice. */
+static void fork_witness(struct ss_launch *l)
 {
   int ends[2];
 
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return ss_fail_errno(diag, "cannot make a socket pair");
-  l->control = ends[0];
-  struct ss_witness_args args = {.launcher = getpid(),
-                                 .child = l->pid,
-                                 .control = ends[1],
-                                 .channels = &l->channels,
-                                 .shared = l->shared};
-  l->witness = fork();
-  if (l->witness == 0)
-    ss_witness_main(&args);
-  int saved = errno;
-  close(ends[1]);
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+    l->control = ends[0];
+    struct ss_witness_args args = {.launcher = getpid(),
+                                   .child = l->pid,
+                                   .control = ends[1],
+                                   .channels = &l->channels,
+                                   .shared = l->shared};
+    l->witness = try_fork();
+    if (l->witness == 0)
+      ss_witness_main(&args);
+    close(ends[1]);
+  }
   ss_channels_close_sources(&l->channels);
-  errno = saved;
-  return l->witness > 0 ? SS_ERR_OK : ss_fail_errno(diag, "cannot fork");
+  if (l->witness < 0) {
+    ss_close(&l->control);
+    l->channels.count = 0;
+  }
 }
 
 static struct ss_shared *make_shared(void)
@@ -263,10 +271,10 @@ enum ss_err ss_launch_prepare(struct ss_launch **launch,
     err = ss_fail_errno(diag, "cannot map a page");
   else
     err = fork_child(l, config->argv, diag);
-  if (err == SS_ERR_OK)
-    err = fork_witness(l, diag);
-  if (err == SS_ERR_OK)
+  if (err == SS_ERR_OK) {
+    fork_witness(l);
     err = take_signals(l, diag);
+  }
   if (err != SS_ERR_OK) {
     ss_launch_abandon(l);
     ss_launch_free(l);
@@ -298,6 +306,9 @@ static void check_channels(struct ss_launch *l)
 {
   int what;
 
+  if (l->witness < 0)
+    ss_note(l->notes, "no second process could be started: the output is not kept, and a "
+                      "signal to the whole group may reach the command twice");
   do {
     what = ss_launch_hear(l, READY_MS);
   } while (what >= 0 && what != SS_WIRE_READY);

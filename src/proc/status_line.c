@@ -85,10 +85,13 @@ bool ss_launch_show_status(struct ss_launch *l, const char *line)
     return false;
   bool drawn = takes_output();
   if (drawn) {
-    ss_status_erase(s);
-    s->status_below = !s->line_start;
-    /* IND makes room below without leaving the column. */
-    ss_buf_adds(&text, s->status_below ? "\033D\033[A\0337\033[B\r" : "\r");
+    /* Nothing has been printed since it was last drawn: it is still there. IND
+     * makes room below without leaving the column. */
+    if (!s->status_shown)
+      s->status_below = !s->line_start;
+    if (s->status_below && !s->status_shown)
+      ss_buf_adds(&text, "\033D\033[A");
+    ss_buf_adds(&text, s->status_below ? "\0337\033[B\r" : "\r");
     ss_buf_add(&text, line, strnlen(line, room));
     ss_buf_adds(&text, s->status_below ? "\033[K\0338" : "\033[K");
     s->status_shown = true;

@@ -225,7 +225,7 @@ def test_modes_that_the_command_sets_reach_the_terminal(out, terminal):
         assert b" -echo " in t.text
 
 
-STATUS = re.compile(rb"\x1bD\x1b\[A\x1b7\x1b\[B\r\[ss\][^\x1b\n]*\x1b\[K\x1b8"  # drawn below
+STATUS = re.compile(rb"(?:\x1bD\x1b\[A)?\x1b7\x1b\[B\r\[ss\][^\x1b\n]*\x1b\[K\x1b8"  # drawn below
                     rb"|\r\[ss\][^\x1b\n]*\x1b\[K"  # drawn at the cursor
                     rb"|\x1b7\x1b\[B\r\x1b\[K\x1b8|\r\x1b\[K")  # erased
 

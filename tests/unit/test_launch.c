@@ -335,6 +335,26 @@ static void test_killed_launcher_costs_nothing(void **state)
   release(&rig);
 }
 
+#ifdef SS_TESTING
+/* The second fork fails: the command runs, its output goes straight on. */
+static void test_without_a_witness(void **state)
+{
+  char text[64], log[16];
+
+  (void)state;
+  setenv("SS_FAULT", "fork:EAGAIN:2", 1);
+  struct rig rig = start(SHELL("echo hi; exit 4"));
+  unsetenv("SS_FAULT");
+  read_out(&rig, NULL, text, sizeof text);
+  read_file(rig.log, log, sizeof log);
+  end(&rig);
+  assert_string_equal(text, "hi\n");
+  assert_string_equal(log, "");
+  assert_int_equal(rig.report->witness, -1);
+  assert_int_equal(rig.report->exit.code, 4);
+}
+#endif
+
 static void test_onlcr_undo(void **state)
 {
   static const struct {
@@ -380,6 +400,9 @@ int main(void)
       cmocka_unit_test(test_grandchild_does_not_hold_us),
       cmocka_unit_test(test_reader_gone_is_sigpipe),
       cmocka_unit_test(test_killed_launcher_costs_nothing),
+#ifdef SS_TESTING
+      cmocka_unit_test(test_without_a_witness),
+#endif
       cmocka_unit_test(test_onlcr_undo),
   };
 
