@@ -7,7 +7,6 @@
  * count on its place an empty row takes it, so that whoever uses a profile
  * needs no check: every id in it is valid, stacks have no cycle.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -86,9 +85,9 @@ static bool get_string(const struct loader *l, sqlite3_stmt *st, int column,
 static bool get_times(const struct loader *l, sqlite3_stmt *st, int column,
                       uint64_t *start, uint64_t *end)
 {
-  bool good = ss_column_time(st, column, l->p->priv->base_ns, start) &
-              ss_column_time(st, column + 1, l->p->priv->base_ns, end);
+  bool good = ss_column_time(st, column, l->p->priv->base_ns, start);
 
+  good = ss_column_time(st, column + 1, l->p->priv->base_ns, end) && good;
   if (*end != 0 && *end < *start)
     *end = *start;
   return good;
@@ -459,52 +458,6 @@ static enum ss_err load_meta(struct ss_profile *p, struct ss_diag *diag)
   if (p->priv->base_ns > TIME_MAX)
     p->priv->base_ns = 0;
   return rc == SQLITE_DONE ? SS_ERR_OK : ss_db_fail(db, rc, "reading the profile", diag);
-}
-
-bool ss_profile_meta_at(const struct ss_profile *p, size_t i, const char **key,
-                        const char **value)
-{
-  if (i >= p->priv->n_meta)
-    return false;
-  *key = p->priv->meta[i].key;
-  *value = p->priv->meta[i].value;
-  return true;
-}
-
-const char *ss_profile_meta(const struct ss_profile *p, const char *key)
-{
-  for (size_t i = 0; i < p->priv->n_meta; i++) {
-    if (strcmp(p->priv->meta[i].key, key) == 0)
-      return p->priv->meta[i].value;
-  }
-  return NULL;
-}
-
-uint64_t ss_profile_meta_u64(const struct ss_profile *p, const char *key,
-                             uint64_t otherwise)
-{
-  const char *text = ss_profile_meta(p, key);
-  char *end = NULL;
-
-  if (text == NULL || *text < '0' || *text > '9')
-    return otherwise;
-  unsigned long long value = strtoull(text, &end, 10);
-  return *end == '\0' ? value : otherwise;
-}
-
-double ss_profile_meta_f64(const struct ss_profile *p, const char *key, double otherwise)
-{
-  const char *text = ss_profile_meta(p, key);
-  char *end = NULL;
-  double value = text != NULL ? strtod(text, &end) : otherwise;
-
-  return text != NULL && end != text && *end == '\0' && isfinite(value) ? value
-                                                                        : otherwise;
-}
-
-const char *ss_profile_str(const struct ss_profile *p, uint32_t id)
-{
-  return id < p->n_strings ? p->strings[id].s : "";
 }
 
 /* ---- open, close
