@@ -7,6 +7,7 @@
 #define STACKSAMPLE_ARCH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -35,5 +36,35 @@ uint16_t ss_arch_elf_machine(void);
 /* Is this build for a supported machine, and its name ("x86_64"). */
 bool ss_arch_supported(void);
 const char *ss_arch_name(void);
+
+/* ---- instructions, for code without unwind information --------------------- */
+
+enum ss_insn_kind {
+  SS_INSN_BAD,      /* unknown, or changes the stack pointer in another way */
+  SS_INSN_OTHER,    /* nothing that matters here */
+  SS_INSN_PUSH,     /* reg */
+  SS_INSN_POP,      /* reg */
+  SS_INSN_ADD_SP,   /* sp += imm (negative: sub, push of a number) */
+  SS_INSN_ALIGN_SP, /* sp &= imm */
+  SS_INSN_COPY_SP,  /* reg = sp + imm */
+  SS_INSN_SET_SP,   /* sp = base + imm */
+  SS_INSN_STORE,    /* *(base + imm) = reg */
+  SS_INSN_LOAD,     /* reg = *(base + imm) */
+  SS_INSN_SET,      /* reg = something else */
+  SS_INSN_CALL,     /* imm: distance to the target, 0 where it is indirect */
+  SS_INSN_JUMP,
+  SS_INSN_BRANCH,
+  SS_INSN_RET
+};
+struct ss_insn {
+  uint8_t len, kind;
+  int8_t reg, base; /* enum ss_reg, or -1 */
+  int64_t imm;
+};
+/* The instruction at `code`; BAD where `len` bytes do not hold it. */
+struct ss_insn ss_arch_decode(const unsigned char *code, size_t len);
+/* Do the bytes up to `end` (at least `before` of them) end in a call? *target:
+ * the distance from `end` to where it goes, 0 for an indirect one. */
+bool ss_arch_is_call_before(const unsigned char *end, size_t before, int64_t *target);
 
 #endif

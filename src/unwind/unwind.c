@@ -10,7 +10,9 @@
 #include "stacksample/limits.h"
 #include "table.h"
 
-static const struct ss_unwind_method *const methods[] = {&ss_method_libunwind};
+static const struct ss_unwind_method *const methods[] = {
+    &ss_method_libunwind, &ss_method_prologue, &ss_method_jit, &ss_method_scan,
+    &ss_method_frame_pointer};
 
 const char *ss_end_word(enum ss_end end)
 {
@@ -286,6 +288,14 @@ static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *f
   return SS_END_NONE;
 }
 
+enum ss_end ss_step_by_tables(struct ss_unwinder *u)
+{
+  struct ss_frame frame;
+  if (!locate(u)->executable)
+    return SS_END_NO_MAP;
+  return step_by_rule(u, &frame);
+}
+
 /* Is a step from `old` to `w` one that a real stack can have made? */
 static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w,
                               bool signal)
@@ -301,7 +311,9 @@ static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w
 static enum ss_end step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
 {
   struct ss_walk old = u->walk;
+  struct ss_hit hit = *old.hit; /* the methods' look-ups may displace it */
   enum ss_end end = SS_END_NO_CFI;
+  old.hit = &hit;
   for (size_t i = 0; end == SS_END_NO_CFI && i < sizeof methods / sizeof methods[0];
        i++) {
     u->walk = old;

@@ -196,6 +196,11 @@ struct ss_unwind_method {
   enum ss_end (*step)(struct ss_unwinder *u, struct ss_walk *walk);
 };
 extern const struct ss_unwind_method ss_method_libunwind;
+/* repair.c: code without unwind information. */
+extern const struct ss_unwind_method ss_method_prologue, ss_method_jit, ss_method_scan,
+    ss_method_frame_pointer;
+/* One step by compact rules alone. */
+enum ss_end ss_step_by_tables(struct ss_unwinder *u);
 
 /* Where a run-time address is, with its module opened if it has one. */
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr);

@@ -1,0 +1,363 @@
+/*
+ * Callers of code without unwind information. Four rules in order, each of them
+ * labelled in the frame:
+ *
+ * 1. code: what the instructions say. Forward from the frame's address to a
+ *    `ret`, where that is a straight line (an epilogue, or a leaf function
+ *    without a frame); else forward from the function's start, which is the
+ *    prologue. The start is a symbol's, or in memory without a file the nearest
+ *    sequence of pushes that JIT compilers write. Hand-written assembler copies
+ *    rsp to another register before it aligns it; that register is followed.
+ * 2. the same for JIT code.
+ * 3. scan: the first word on the stack that looks like a return address and from
+ *    which two more steps succeed.
+ * 4. frame pointer: where rbp points into the stack and has a return address.
+ *
+ * Whatever a rule finds is believed only if it is the address behind a call
+ * instruction in executable code of a file or a JIT.
+ */
+#include "stacksample/limits.h"
+#include "unwind_priv.h"
+
+#define CODE_BYTES 512    /* of a prologue or an epilogue */
+#define PROLOGUE_INSNS 64 /* OpenBLAS's have 20 */
+#define EPILOGUE_INSNS 24
+#define JIT_SEARCH (64u << 10) /* back to a JIT function's start */
+#define SCAN_WORDS 256
+#define SCAN_STEPS 2
+#define FRAME_POINTER_MAX (256u << 10)
+
+struct code {
+  unsigned char bytes[CODE_BYTES];
+  size_t len;
+};
+
+/* Code bytes from `addr` (run-time) on: of the file, or of the live process. */
+static size_t read_code(const struct ss_unwinder *u, const struct ss_hit *hit,
+                        uint64_t addr, void *buf, size_t len)
+{
+  if (hit->module != NULL)
+    return ss_image_read(hit->module->image, addr - hit->bias, buf, len);
+  return u->space->live == NULL ? 0 : ss_mem_read(u->space->live, addr, buf, len);
+}
+
+/* Is it the address behind a call, in code? */
+static bool is_return_address(struct ss_unwinder *u, uint64_t ra)
+{
+  unsigned char before[8];
+  int64_t target;
+  if (ra < 4096)
+    return false;
+  struct ss_hit hit = *ss_hit_of(u, ra - 1);
+  if (!hit.executable)
+    return false;
+  size_t got = read_code(u, &hit, ra - sizeof before, before, sizeof before);
+  return got == sizeof before &&
+         ss_arch_is_call_before(before + sizeof before, sizeof before, &target);
+}
+
+/* ---- what the code says ---------------------------------------------------- */
+
+struct caller {
+  uint64_t cfa, bp;
+  bool bp_known;
+};
+
+static bool known(const struct ss_walk *w, int reg)
+{
+  return reg >= 0 && (w->known >> reg & 1u) != 0;
+}
+
+/* Runs the instructions from the frame's address on, with the real register
+ * values, if they lead straight to a `ret`. */
+static bool run_to_return(const struct ss_unwinder *u, const struct ss_walk *from,
+                          const struct code *code, struct caller *out)
+{
+  struct ss_walk w = *from;
+  size_t at = 0;
+  for (int n = 0; n < EPILOGUE_INSNS; n++) {
+    struct ss_insn insn = ss_arch_decode(code->bytes + at, code->len - at);
+    uint64_t value = 0;
+    at += insn.len;
+    switch (insn.kind) {
+    case SS_INSN_OTHER:
+      break;
+    case SS_INSN_RET:
+      *out = (struct caller){.cfa = w.r[SS_REG_SP] + 8,
+                             .bp = w.r[SS_REG_BP],
+                             .bp_known = known(&w, SS_REG_BP)};
+      return true;
+    case SS_INSN_ADD_SP:
+      if (insn.imm < 0)
+        return false;
+      w.r[SS_REG_SP] += (uint64_t)insn.imm;
+      break;
+    case SS_INSN_SET_SP:
+      if (!known(&w, insn.base))
+        return false;
+      w.r[SS_REG_SP] = w.r[insn.base] + (uint64_t)insn.imm;
+      break;
+    case SS_INSN_POP:
+    case SS_INSN_LOAD: {
+      int base = insn.kind == SS_INSN_POP ? SS_REG_SP : insn.base;
+      bool ok =
+          known(&w, base) && ss_stack_u64(u, w.r[base] + (uint64_t)insn.imm, &value);
+      w.known &= ~(1u << insn.reg);
+      w.known |= ok ? 1u << insn.reg : 0;
+      w.r[insn.reg] = value;
+      w.r[SS_REG_SP] += insn.kind == SS_INSN_POP ? 8 : 0;
+      break;
+    }
+    case SS_INSN_SET:
+      w.known &= ~(1u << insn.reg);
+      break;
+    case SS_INSN_STORE:
+      break;
+    default: /* pushes, calls and branches: no epilogue */
+      return false;
+    }
+  }
+  return false;
+}
+
+/* The frame as the prologue builds it; offsets from the CFA. */
+struct prologue {
+  bool sp_known;
+  int64_t sp_off; /* CFA = rsp + sp_off */
+  int copy;       /* a register with a copy of rsp, -1 */
+  int64_t copy_off;
+  bool bp_saved;
+  int64_t bp_slot; /* at CFA + bp_slot */
+};
+
+/* One instruction of it; false: the prologue ends before. */
+static bool follow(struct prologue *p, const struct ss_insn *insn)
+{
+  switch (insn->kind) {
+  case SS_INSN_PUSH:
+    p->sp_off += 8;
+    if (insn->reg == SS_REG_BP && p->sp_known && !p->bp_saved) {
+      p->bp_saved = true;
+      p->bp_slot = -p->sp_off;
+    }
+    return true;
+  case SS_INSN_ADD_SP:
+    p->sp_off -= insn->imm;
+    return true;
+  case SS_INSN_ALIGN_SP:
+    p->sp_known = false;
+    return true;
+  case SS_INSN_COPY_SP:
+    if (p->sp_known && p->copy < 0) {
+      p->copy = insn->reg;
+      p->copy_off = p->sp_off - insn->imm;
+    }
+    return true;
+  case SS_INSN_SET_SP:
+    p->sp_known = insn->base == p->copy && p->copy >= 0;
+    p->sp_off = p->copy_off - insn->imm;
+    return p->sp_known;
+  case SS_INSN_STORE:
+    if (insn->reg == SS_REG_BP && insn->base == SS_REG_SP && p->sp_known &&
+        !p->bp_saved) {
+      p->bp_saved = true;
+      p->bp_slot = insn->imm - p->sp_off;
+    }
+    return true;
+  case SS_INSN_SET:
+  case SS_INSN_LOAD:
+    if (insn->reg == p->copy)
+      p->copy = -1;
+    return true;
+  case SS_INSN_OTHER:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* The state after the prologue, or at the frame's address inside it. */
+static struct prologue read_prologue(const struct code *code, uint64_t start, uint64_t ip)
+{
+  struct prologue p = {.sp_known = true, .sp_off = 8, .copy = -1};
+  size_t at = 0;
+  for (int n = 0; n < PROLOGUE_INSNS && start + at < ip; n++) {
+    struct ss_insn insn = ss_arch_decode(code->bytes + at, code->len - at);
+    if (!follow(&p, &insn))
+      break;
+    at += insn.len;
+  }
+  return p;
+}
+
+static bool by_prologue(const struct ss_unwinder *u, const struct ss_walk *w,
+                        const struct code *code, uint64_t start, struct caller *out)
+{
+  struct prologue p = read_prologue(code, start, w->r[SS_REG_IP]);
+  *out = (struct caller){.bp = w->r[SS_REG_BP], .bp_known = known(w, SS_REG_BP)};
+  if (p.sp_known)
+    out->cfa = w->r[SS_REG_SP] + (uint64_t)p.sp_off;
+  else if (known(w, p.copy))
+    out->cfa = w->r[p.copy] + (uint64_t)p.copy_off;
+  else
+    return false;
+  if (p.bp_saved)
+    out->bp_known = ss_stack_u64(u, out->cfa + (uint64_t)p.bp_slot, &out->bp);
+  return true;
+}
+
+/* Moves to a caller that a rule proposes, if it can be one. */
+static enum ss_end accept(struct ss_unwinder *u, struct ss_walk *w,
+                          const struct caller *c)
+{
+  uint64_t ra, sp = w->r[SS_REG_SP];
+  if (c->cfa <= sp || c->cfa % 8 != 0 || c->cfa - sp > SS_FRAME_SIZE_MAX)
+    return SS_END_NO_CFI;
+  if (!ss_stack_u64(u, c->cfa - 8, &ra))
+    return ss_read_failed(u);
+  if (!is_return_address(u, ra))
+    return SS_END_NO_CFI;
+  w->r[SS_REG_IP] = ra;
+  w->r[SS_REG_SP] = c->cfa;
+  w->r[SS_REG_BP] = c->bp;
+  w->known = 1u << SS_REG_IP | 1u << SS_REG_SP | (c->bp_known ? 1u << SS_REG_BP : 0);
+  w->exact = false;
+  return SS_END_NONE;
+}
+
+/* Rules 1 and 2 with a known start (0: none). */
+static enum ss_end step_by_code(struct ss_unwinder *u, struct ss_walk *w,
+                                const struct ss_hit *hit, uint64_t start)
+{
+  struct code code;
+  struct caller caller;
+  enum ss_end end = SS_END_NO_CFI;
+  uint64_t ip = w->r[SS_REG_IP];
+  code.len = read_code(u, hit, ip, code.bytes, sizeof code.bytes);
+  if (run_to_return(u, w, &code, &caller))
+    end = accept(u, w, &caller);
+  if (end != SS_END_NO_CFI || start == 0)
+    return end;
+  code.len = read_code(u, hit, start, code.bytes, sizeof code.bytes);
+  return by_prologue(u, w, &code, start, &caller) ? accept(u, w, &caller) : SS_END_NO_CFI;
+}
+
+static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
+{
+  struct ss_hit hit = *w->hit;
+  struct ss_symbol sym;
+  if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL || hit.function != 0)
+    return SS_END_NO_CFI;
+  bool named = ss_module_symbol(hit.module, hit.addr - hit.bias, &sym);
+  return step_by_code(u, w, &hit, named ? sym.start + hit.bias : 0);
+}
+
+const struct ss_unwind_method ss_method_prologue = {SS_METHOD_PROLOGUE, prologue_step};
+
+/* ---- JIT ------------------------------------------------------------------- */
+
+/* At least four pushes of callee-saved registers in a row, perhaps with a copy
+ * of rsp to rbp behind the first: what xbyak-based compilers begin with. */
+static bool is_preamble(const unsigned char *code, size_t len)
+{
+  size_t at = 0;
+  int pushes = 0;
+  for (int n = 0; n < 10; n++) {
+    struct ss_insn insn = ss_arch_decode(code + at, len - at);
+    if (insn.kind == SS_INSN_PUSH && (ss_arch_callee_saved() >> insn.reg & 1u) != 0)
+      pushes++;
+    else if (insn.kind != SS_INSN_COPY_SP || insn.reg != SS_REG_BP || pushes != 1)
+      break;
+    at += insn.len;
+  }
+  return pushes >= 4;
+}
+
+/* Run-time address of the nearest preamble at or before the frame; 0. */
+static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
+{
+  const struct ss_map *map = ss_maps_find(u->space->maps, ip);
+  if (map == NULL || u->space->live == NULL)
+    return 0;
+  uint64_t from = ip - map->start > JIT_SEARCH ? ip - JIT_SEARCH : map->start;
+  size_t want = (size_t)(ip - from) + 32;
+  unsigned char *code = malloc(want);
+  size_t len = code == NULL ? 0 : ss_mem_read(u->space->live, from, code, want);
+  uint64_t found = 0;
+  for (size_t at = (size_t)(ip - from) + 1; at-- > 0 && found == 0;) {
+    /* push rbx or push rbp comes first; another push just before is no start */
+    if (at < len && (code[at] == 0x53 || code[at] == 0x55) &&
+        is_preamble(code + at, len - at) &&
+        (at == 0 || (code[at - 1] != 0x53 && code[at - 1] != 0x55)))
+      found = from + at;
+  }
+  free(code);
+  return found;
+}
+
+static enum ss_end jit_step(struct ss_unwinder *u, struct ss_walk *w)
+{
+  struct ss_hit hit = *w->hit;
+  if (hit.module != NULL || !hit.executable)
+    return SS_END_NO_CFI;
+  return step_by_code(u, w, &hit, find_preamble(u, w->r[SS_REG_IP]));
+}
+
+const struct ss_unwind_method ss_method_jit = {SS_METHOD_JIT, jit_step};
+
+/* ---- scan and frame pointer -------------------------------------------------- */
+
+/* Do the next steps from `w` work by unwind tables alone? */
+static bool goes_on(struct ss_unwinder *u, const struct ss_walk *w)
+{
+  struct ss_walk saved = u->walk;
+  bool good = true;
+  u->walk = *w;
+  for (int n = 0; n < SCAN_STEPS && good; n++) {
+    enum ss_end end = ss_step_by_tables(u);
+    if (end == SS_END_COMPLETE)
+      break;
+    good = end == SS_END_NONE;
+  }
+  u->walk = saved;
+  return good;
+}
+
+static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
+{
+  const struct ss_walk old = *w;
+  uint64_t sp = old.r[SS_REG_SP] & ~(uint64_t)7;
+  for (int n = 0; n < SCAN_WORDS; n++) {
+    uint64_t slot = sp + 8 * (uint64_t)n, word;
+    if (!ss_stack_u64(u, slot, &word))
+      return SS_END_NO_CFI;
+    if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->function == 0)
+      continue;
+    /* rbp is unknown now, unless it points further up and so may be a frame. */
+    uint64_t bp = old.r[SS_REG_BP];
+    struct caller c = {.cfa = slot + 8,
+                       .bp = bp,
+                       .bp_known = known(&old, SS_REG_BP) && bp > slot &&
+                                   bp - slot < FRAME_POINTER_MAX};
+    *w = old;
+    if (accept(u, w, &c) == SS_END_NONE && goes_on(u, w))
+      return SS_END_NONE;
+  }
+  *w = old;
+  return SS_END_NO_CFI;
+}
+
+const struct ss_unwind_method ss_method_scan = {SS_METHOD_SCAN, scan_step};
+
+static enum ss_end frame_pointer_step(struct ss_unwinder *u, struct ss_walk *w)
+{
+  uint64_t sp = w->r[SS_REG_SP], bp = w->r[SS_REG_BP];
+  struct caller c = {.cfa = bp + 16};
+  if (!known(w, SS_REG_BP) || bp < sp || bp - sp >= FRAME_POINTER_MAX)
+    return SS_END_NO_CFI;
+  c.bp_known = ss_stack_u64(u, bp, &c.bp);
+  return accept(u, w, &c);
+}
+
+const struct ss_unwind_method ss_method_frame_pointer = {SS_METHOD_FRAME_POINTER,
+                                                         frame_pointer_step};
