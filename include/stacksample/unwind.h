@@ -72,7 +72,10 @@ struct ss_frame {
   uint8_t method;      /* enum ss_method that found this frame's *caller* */
   bool signal;         /* a signal frame (its caller was interrupted) */
 };
-enum { SS_SAVED_BX, SS_SAVED_BP, SS_SAVED_R12, SS_SAVED_R13, SS_SAVED_R14, SS_SAVED_R15 };
+enum {
+  SS_SAVED_BX, SS_SAVED_BP, SS_SAVED_R12, SS_SAVED_R13, SS_SAVED_R14, SS_SAVED_R15,
+  SS_SAVED_COUNT
+};
 
 /* What a stack is unwound in: one process at one time. Borrowed. */
 struct ss_unwind_space {

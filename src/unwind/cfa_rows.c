@@ -1,8 +1,6 @@
 /*
  * Call frame instructions (DWARF 5 section 6.4.2) -> rows: from which address
- * on the CFA, the return address and rbp are found how.
- *
- * Only these three are followed: a stack is walked with pc, sp and rbp. The
+ * on the CFA, the return address and the preserved registers are found how. The
  * program of an FDE is linear, so its time is bounded by its bytes; an
  * instruction that is unknown, cut off, or restores what was never remembered
  * ends it with false, and the caller drops the FDE's rows.
@@ -44,22 +42,42 @@ static struct ss_cfa_value read_block(struct program *p, enum ss_cfa_kind kind)
                                .expr_len = (uint16_t)(p->c.failed ? 0 : len)};
 }
 
-static void set_rule(struct program *p, uint64_t reg, struct ss_cfa_value value)
+int ss_saved_index(int reg)
+{
+  for (int i = 0; i < SS_SAVED_COUNT; i++)
+    if (ss_saved_reg[i] == reg)
+      return i;
+  return -1;
+}
+
+/* The rule of a DWARF register; NULL: not followed. */
+static struct ss_cfa_value *rule_of(struct program *p, struct ss_cfa_state *state,
+                                    uint64_t reg)
 {
   if (reg == p->fde->cie.ra_reg)
-    p->state.ra = value;
-  else if (reg < UINT32_MAX && ss_arch_from_dwarf((unsigned)reg) == SS_REG_BP)
-    p->state.bp = value;
+    return &state->ra;
+  int i = reg > 16 ? -1 : ss_saved_index(ss_arch_from_dwarf((unsigned)reg));
+  return i < 0 ? NULL : &state->saved[i];
+}
+
+static void set_rule(struct program *p, uint64_t reg, struct ss_cfa_value value)
+{
+  struct ss_cfa_value *rule = rule_of(p, &p->state, reg);
+  if (rule != NULL)
+    *rule = value;
 }
 
 static void restore_rule(struct program *p, uint64_t reg)
 {
-  if (p->initial == NULL)
+  struct ss_cfa_state initial;
+  if (p->initial == NULL) {
     fail(p);
-  else if (reg == p->fde->cie.ra_reg)
-    p->state.ra = p->initial->ra;
-  else if (reg < UINT32_MAX && ss_arch_from_dwarf((unsigned)reg) == SS_REG_BP)
-    p->state.bp = p->initial->bp;
+    return;
+  }
+  initial = *p->initial;
+  struct ss_cfa_value *rule = rule_of(p, &initial, reg);
+  if (rule != NULL)
+    set_rule(p, reg, *rule);
 }
 
 /* Signed factored offsets may overflow only in nonsense. */

@@ -49,7 +49,7 @@ static bool is_return_address(struct ss_unwinder *u, uint64_t ra)
   if (ra < 4096)
     return false;
   struct ss_hit hit = *ss_hit_of(u, ra - 1);
-  if (!hit.executable)
+  if ((hit.rule.flags & SS_HIT_CODE) == 0)
     return false;
   size_t got = read_code(u, &hit, ra - sizeof before, before, sizeof before);
   return got == sizeof before &&
@@ -295,12 +295,26 @@ static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
   return found;
 }
 
+/* The same, remembered: the search takes longer than all other steps. */
+static uint64_t preamble_of(struct ss_unwinder *u, uint64_t ip)
+{
+  struct ss_jit_start *known = &u->jit_starts[ip % SS_JIT_STARTS];
+  const struct ss_unwind_space *space = u->space;
+  if (known->ip != ip || known->pid != space->pid ||
+      known->generation != space->maps->generation)
+    *known = (struct ss_jit_start){.ip = ip,
+                                   .start = find_preamble(u, ip),
+                                   .generation = space->maps->generation,
+                                   .pid = space->pid};
+  return known->start;
+}
+
 static enum ss_end jit_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   struct ss_hit hit = *w->hit;
-  if (hit.module != NULL || !hit.executable)
+  if (hit.module != NULL || (hit.rule.flags & SS_HIT_CODE) == 0)
     return SS_END_NO_CFI;
-  return step_by_code(u, w, &hit, find_preamble(u, w->r[SS_REG_IP]));
+  return step_by_code(u, w, &hit, preamble_of(u, w->r[SS_REG_IP]));
 }
 
 const struct ss_unwind_method ss_method_jit = {SS_METHOD_JIT, jit_step};

@@ -40,7 +40,8 @@ static void fetch_more(struct ss_snapshot *s, size_t want)
   if (want <= s->more_len || !reserve_more(s, want + overlap))
     return;
   size_t got = ss_mem_read(s->live, end - overlap, s->more, want + overlap);
-  if (got < overlap || memcmp(s->more, s->bytes + (s->len - overlap), overlap) != 0) {
+  if (got < overlap ||
+      (overlap > 0 && memcmp(s->more, s->bytes + (s->len - overlap), overlap) != 0)) {
     s->stale = true;
     s->more_len = 0;
     return;
@@ -85,7 +86,7 @@ static size_t snapshot_read(const struct ss_mem *mem, uint64_t addr, void *buf,
     return 0;
   uint64_t off = addr - s->sp;
   size_t got = 0;
-  if (off < s->len) {
+  if (off < s->len) { /* else there may be no copy at all */
     got = s->len - (size_t)off < len ? s->len - (size_t)off : len;
     memcpy(buf, s->bytes + off, got);
     off += got;

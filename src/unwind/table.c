@@ -1,5 +1,5 @@
 /*
- * Compact unwind tables: 4 bytes a row, one rule of 16 bytes for all rows that
+ * Compact unwind tables: 4 bytes a row, one rule of 24 bytes for all rows that
  * are alike.
  *
  * A row holds to the next row's address. Code is cut into pages of 1 KB; the
@@ -7,7 +7,7 @@
  * addresses. Gaps between FDEs are rows of their own (no information), and so
  * is the end. A row's top bit says that an FDE starts there: the function.
  *
- * What the 16 bytes cannot say (other registers' expressions, signal frames) is
+ * What the 24 bytes cannot say (other registers' expressions, signal frames) is
  * a SLOW rule, and libunwind's business.
  */
 #include <elf.h>
@@ -140,6 +140,24 @@ static bool encode_bp(const struct builder *b, const struct ss_cfa_value *bp,
   }
 }
 
+/* The other preserved registers. Where one is kept is nice to know, but no
+ * stack depends on it: what does not fit is lost, not slow. */
+static void encode_slots(const struct ss_cfa_state *s, struct ss_rule *rule)
+{
+  for (int i = 0; i < SS_SAVED_COUNT; i++) {
+    const struct ss_cfa_value *v = &s->saved[i];
+    if (i == SS_SAVED_BP || v->kind == SS_CFA_SAME)
+      continue;
+    if (v->kind == SS_CFA_OFFSET && v->off % 8 == 0 && v->off < 0 &&
+        v->off / 8 >= INT8_MIN) {
+      rule->saves |= (uint8_t)(1u << i);
+      rule->slots[i] = (int8_t)(v->off / 8);
+    } else {
+      rule->loses |= (uint8_t)(1u << i);
+    }
+  }
+}
+
 static struct ss_rule encode(const struct builder *b, const struct ss_cfa_state *s)
 {
   struct ss_rule rule = {0};
@@ -150,8 +168,9 @@ static struct ss_rule encode(const struct builder *b, const struct ss_cfa_state 
   if (s->ra.kind == SS_CFA_UNDEFINED)
     return (struct ss_rule){.cfa_kind = SS_RULE_END};
   if (s->ra.kind != SS_CFA_OFFSET || s->ra.off != -8 || !encode_cfa(b, &s->cfa, &rule) ||
-      !encode_bp(b, &s->bp, &rule))
+      !encode_bp(b, &s->saved[SS_SAVED_BP], &rule))
     return slow;
+  encode_slots(s, &rule);
   return rule;
 }
 

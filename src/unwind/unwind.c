@@ -49,9 +49,11 @@ struct ss_unwinder *ss_unwinder_new(void)
   struct ss_unwinder *u = calloc(1, sizeof *u);
   if (u == NULL)
     return NULL;
+  u->carried = ss_arch_callee_saved() | 1u << SS_REG_IP | 1u << SS_REG_SP;
   u->libunwind = ss_libunwind_new();
   u->hits = calloc(SS_HITS, sizeof *u->hits);
-  if (u->libunwind == NULL || u->hits == NULL) {
+  u->jit_starts = calloc(SS_JIT_STARTS, sizeof *u->jit_starts);
+  if (u->libunwind == NULL || u->hits == NULL || u->jit_starts == NULL) {
     ss_unwinder_free(u);
     return NULL;
   }
@@ -64,6 +66,7 @@ void ss_unwinder_free(struct ss_unwinder *u)
     return;
   ss_libunwind_free(u->libunwind);
   free(u->hits);
+  free(u->jit_starts);
   free(u);
 }
 
@@ -73,6 +76,9 @@ void ss_unwinder_forget(struct ss_unwinder *u, pid_t pid)
   for (size_t i = 0; i < SS_HITS; i++)
     if (u->hits[i].pid == pid)
       u->hits[i].pid = 0;
+  for (size_t i = 0; i < SS_JIT_STARTS; i++)
+    if (u->jit_starts[i].pid == pid)
+      u->jit_starts[i].pid = 0;
 }
 
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr)
@@ -116,22 +122,22 @@ static void fill_hit(struct ss_hit *hit, const struct ss_unwind_space *space,
 {
   struct ss_place place = ss_place_of(space, addr);
   *hit = (struct ss_hit){.addr = addr,
-                         .generation = space->maps->generation,
+                         .generation = (uint32_t)space->maps->generation,
                          .pid = space->pid,
-                         .executable = place.executable,
                          .module = place.module,
                          .bias = place.bias,
                          .rule = {.cfa_kind = SS_RULE_NOCFI}};
   const struct ss_table *table = place.module == NULL ? NULL : table_of(place.module);
   if (table != NULL)
     ss_table_find(table, place.vaddr, &hit->rule, &hit->function);
+  hit->rule.flags |= place.executable ? SS_HIT_CODE : 0;
 }
 
 static inline const struct ss_hit *hit_of(struct ss_unwinder *u, uint64_t addr)
 {
   const struct ss_unwind_space *space = u->space;
   struct ss_hit *hit = &u->hits[(addr ^ addr >> 12 ^ (uint64_t)space->pid) % SS_HITS];
-  if (hit->addr != addr || hit->generation != space->maps->generation ||
+  if (hit->addr != addr || hit->generation != (uint32_t)space->maps->generation ||
       hit->pid != space->pid)
     fill_hit(hit, space, addr);
   return hit;
@@ -193,8 +199,6 @@ void ss_unwind_resume(struct ss_unwinder *u, uint64_t ip, uint64_t sp)
 /* The frame that the walk stands on; its caller is not known yet. */
 static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
 {
-  static const uint8_t saved[6] = {SS_REG_BX,  SS_REG_BP,  SS_REG_R12,
-                                   SS_REG_R13, SS_REG_R14, SS_REG_R15};
   const struct ss_hit *hit = w->hit;
   frame->ip = w->r[SS_REG_IP];
   frame->sp = w->r[SS_REG_SP];
@@ -204,11 +208,15 @@ static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
   frame->function = hit->function;
   frame->method = SS_METHOD_CFI;
   frame->signal = (hit->rule.flags & SS_RULE_SIGNAL) != 0;
-  frame->saved_known = 0;
-  for (unsigned i = 0; i < 6; i++) {
-    frame->saved[i] = w->r[saved[i]];
-    frame->saved_known |= (uint8_t)((w->known >> saved[i] & 1u) << i);
-  }
+  /* Written out: this is done for every frame. */
+  static_assert(SS_REG_R15 == SS_REG_R12 + 3 && SS_SAVED_R15 == SS_SAVED_R12 + 3,
+                "in a row");
+  frame->saved[SS_SAVED_BX] = w->r[SS_REG_BX];
+  frame->saved[SS_SAVED_BP] = w->r[SS_REG_BP];
+  memcpy(&frame->saved[SS_SAVED_R12], &w->r[SS_REG_R12], 4 * sizeof w->r[0]);
+  frame->saved_known = (uint8_t)((w->known >> SS_REG_BX & 1u) << SS_SAVED_BX |
+                                 (w->known >> SS_REG_BP & 1u) << SS_SAVED_BP |
+                                 (w->known >> SS_REG_R12 & 15u) << SS_SAVED_R12);
 }
 
 static enum ss_end check_cfa(uint64_t sp, uint64_t cfa)
@@ -239,34 +247,76 @@ static inline enum ss_end rule_cfa(const struct ss_unwinder *u, const struct ss_
   return SS_END_NONE;
 }
 
-/* rbp of the caller. A slot below sp is popped already (an epilogue): the
- * register holds what was in it, and the copied stack does not have it. */
-static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
-                           const struct ss_rule *rule, uint64_t cfa)
+/* Where a caller's registers are: the frame's extent, and its bytes where the
+ * whole of it lies in the copied stack (then nothing need be checked again). */
+struct extent {
+  uint64_t sp, cfa;
+  const unsigned char *end; /* of the bytes, at the CFA; NULL: not all copied */
+};
+
+static inline struct extent extent_of(const struct ss_unwinder *u, uint64_t sp,
+                                      uint64_t cfa)
 {
-  const uint32_t bp = 1u << SS_REG_BP;
-  uint64_t slot = cfa + (uint64_t)(int64_t)rule->bp_off;
-  if (rule->bp_kind == SS_BP_SAME)
-    return;
-  if (rule->bp_kind == SS_BP_AT_BP)
-    slot = w->r[SS_REG_BP] + (uint64_t)(int64_t)rule->bp_off;
-  if (rule->bp_kind == SS_BP_LOST ||
-      (rule->bp_kind == SS_BP_AT_BP && (w->known & bp) == 0)) {
-    w->known &= ~bp;
-    return;
+  struct extent e = {.sp = sp, .cfa = cfa};
+  if (sp >= u->copy_sp && cfa - u->copy_sp <= u->copy_len)
+    e.end = u->copy + (cfa - u->copy_sp);
+  return e;
+}
+
+enum slot { SLOT_READ, SLOT_POPPED, SLOT_FAILED };
+
+/* The word at CFA + off. A slot below sp is popped already (an epilogue): the
+ * register holds what was in it, and the copied stack does not have it. */
+static inline enum slot read_slot(const struct ss_unwinder *u, const struct extent *e,
+                                  int64_t off, uint64_t *value)
+{
+  uint64_t slot = e->cfa + (uint64_t)off;
+  if (slot < e->sp)
+    return SLOT_POPPED;
+  if (e->end != NULL && off <= -8) {
+    memcpy(value, e->end + off, 8);
+    return SLOT_READ;
   }
-  if (slot < w->r[SS_REG_SP])
-    return;
-  if (ss_stack_u64(u, slot, &w->r[SS_REG_BP]))
-    w->known |= bp;
-  else
-    w->known &= ~bp;
+  return ss_stack_u64(u, slot, value) ? SLOT_READ : SLOT_FAILED;
+}
+
+static inline void set_register(struct ss_walk *w, const struct ss_unwinder *u,
+                                const struct extent *e, unsigned reg, int64_t off)
+{
+  enum slot got = read_slot(u, e, off, &w->r[reg]);
+  if (got == SLOT_READ)
+    w->known |= 1u << reg;
+  else if (got == SLOT_FAILED)
+    w->known &= ~(1u << reg);
+}
+
+/* rbp of the caller. */
+static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
+                           const struct ss_rule *rule, const struct extent *e)
+{
+  if (rule->bp_kind == SS_BP_AT_CFA)
+    set_register(w, u, e, SS_REG_BP, rule->bp_off);
+  else if (rule->bp_kind == SS_BP_AT_BP && (w->known >> SS_REG_BP & 1u) != 0)
+    set_register(w, u, e, SS_REG_BP, (int64_t)(w->r[SS_REG_BP] - e->cfa) + rule->bp_off);
+  else if (rule->bp_kind != SS_BP_SAME)
+    w->known &= ~(1u << SS_REG_BP);
+}
+
+/* The other preserved registers of the caller. */
+static inline void rule_slots(const struct ss_unwinder *u, struct ss_walk *w,
+                              const struct ss_rule *rule, const struct extent *e)
+{
+  for (unsigned left = rule->saves; left != 0; left &= left - 1) {
+    unsigned i = (unsigned)__builtin_ctz(left);
+    set_register(w, u, e, ss_saved_reg[i], 8 * (int64_t)rule->slots[i]);
+  }
+  for (unsigned left = rule->loses; left != 0; left &= left - 1)
+    w->known &= ~(1u << ss_saved_reg[__builtin_ctz(left)]);
 }
 
 /* The hot path: the caller by the compact rule of the frame's address. */
 static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *frame)
 {
-  const uint32_t carried = 1u << SS_REG_IP | 1u << SS_REG_SP | 1u << SS_REG_BP;
   struct ss_walk *w = &u->walk;
   const struct ss_rule *rule = &w->hit->rule;
   uint64_t cfa, ra;
@@ -277,12 +327,14 @@ static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *f
     end = check_cfa(w->r[SS_REG_SP], cfa);
   if (end != SS_END_NONE)
     return end;
-  if (!ss_stack_u64(u, cfa - 8, &ra))
+  struct extent e = extent_of(u, w->r[SS_REG_SP], cfa);
+  if (read_slot(u, &e, -8, &ra) != SLOT_READ)
     return ss_read_failed(u);
-  rule_bp(u, w, rule, cfa);
+  rule_bp(u, w, rule, &e);
+  rule_slots(u, w, rule, &e);
   w->r[SS_REG_IP] = ra;
   w->r[SS_REG_SP] = cfa;
-  w->known &= carried;
+  w->known &= u->carried;
   w->exact = false;
   frame->cfa = cfa;
   return SS_END_NONE;
@@ -291,7 +343,7 @@ static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *f
 enum ss_end ss_step_by_tables(struct ss_unwinder *u)
 {
   struct ss_frame frame;
-  if (!locate(u)->executable)
+  if ((locate(u)->rule.flags & SS_HIT_CODE) == 0)
     return SS_END_NO_MAP;
   return step_by_rule(u, &frame);
 }
@@ -340,7 +392,7 @@ enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame)
   const struct ss_hit *hit = locate(u);
   enum ss_end end;
   fill_frame(&u->walk, frame);
-  if (!hit->executable)
+  if ((hit->rule.flags & SS_HIT_CODE) == 0)
     end = SS_END_NO_MAP;
   else if (++u->depth >= SS_FRAMES_MAX)
     end = SS_END_DEPTH;

@@ -70,8 +70,13 @@ struct ss_cfa_value {
   int64_t off;
 };
 struct ss_cfa_state {
-  struct ss_cfa_value cfa, ra, bp;
+  struct ss_cfa_value cfa, ra;
+  struct ss_cfa_value saved[SS_SAVED_COUNT]; /* preserved registers */
 };
+/* SS_SAVED_* of a preserved register, -1 of another; and back. */
+int ss_saved_index(int reg);
+static const uint8_t ss_saved_reg[SS_SAVED_COUNT] = {SS_REG_BX,  SS_REG_BP,  SS_REG_R12,
+                                                     SS_REG_R13, SS_REG_R14, SS_REG_R15};
 typedef void ss_row_fn(void *arg, uint64_t pc, const struct ss_cfa_state *state);
 /* The state after the CIE's program. */
 bool ss_cfa_initial(const struct ss_cfi_section *section, const struct ss_fde *fde,
@@ -97,12 +102,18 @@ enum {
   SS_BP_AT_BP,  /* rbp's slot is rbp + bp_off */
   SS_BP_LOST
 };
-enum { SS_RULE_SIGNAL = 1 };
+enum {
+  SS_RULE_SIGNAL = 1, /* a signal frame */
+  SS_HIT_CODE = 4     /* in a struct ss_hit: executable */
+};
 struct ss_rule {
   uint8_t cfa_kind, cfa_reg, bp_kind, flags;
   int32_t cfa_off, bp_off, aux;
+  uint8_t saves; /* bit SS_SAVED_*: in the slot at CFA + 8 * slots[] (not rbp) */
+  uint8_t loses; /* bit SS_SAVED_*: not known in the caller */
+  int8_t slots[SS_SAVED_COUNT];
 };
-static_assert(sizeof(struct ss_rule) == 16, "a rule is 16 bytes");
+static_assert(sizeof(struct ss_rule) == 24, "a rule is 24 bytes");
 
 /* ---- cfi.c: a module's unwind information, found by address -------------- */
 
@@ -141,15 +152,16 @@ struct ss_place {           /* where an address is */
 
 /* What is known of a code address, kept by a direct-mapped cache. */
 struct ss_hit {
-  uint64_t addr, generation; /* of the maps */
-  pid_t pid;                 /* 0: empty */
-  bool executable;
+  uint64_t addr;
+  uint32_t generation;      /* of the maps, cut */
+  pid_t pid;                /* 0: empty */
   struct ss_module *module; /* NULL: none */
   uint64_t bias;            /* 0 without a module */
   uint64_t function;        /* vaddr of the FDE's start; 0 */
   struct ss_rule rule;
 };
-#define SS_HITS 4096 /* 64 bytes each; a torch loop has about 2000 addresses */
+static_assert(sizeof(struct ss_hit) == 64, "a hit is a cache line");
+#define SS_HITS 4096 /* a torch loop has about 2000 addresses */
 
 struct ss_walk {
   uint64_t r[SS_REG_COUNT];
@@ -174,8 +186,17 @@ struct ss_unwinder {
   size_t depth;
   bool dead; /* the last step ended the stack */
   struct ss_libunwind *libunwind;
-  struct ss_hit *hits; /* SS_HITS */
+  struct ss_hit *hits;             /* SS_HITS */
+  struct ss_jit_start *jit_starts; /* SS_JIT_STARTS, by ip */
+  uint32_t carried;                /* registers that may be known in a caller */
 };
+
+/* An address of JIT code and the function's start found for it. */
+struct ss_jit_start {
+  uint64_t ip, start, generation;
+  pid_t pid;
+};
+#define SS_JIT_STARTS 256
 
 /* A word of the stack. */
 static inline bool ss_stack_u64(const struct ss_unwinder *u, uint64_t addr,
