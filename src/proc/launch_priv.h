@@ -29,6 +29,7 @@ struct ss_shared {
 };
 
 void ss_terminal_lock(struct ss_shared *s);
+bool ss_terminal_trylock(struct ss_shared *s);
 void ss_terminal_unlock(struct ss_shared *s);
 /* Under the lock. */
 void ss_status_erase(struct ss_shared *s);

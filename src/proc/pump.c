@@ -106,21 +106,30 @@ static ssize_t take(struct pump *p, struct pump_buffers *b)
   return (ssize_t)len + n;
 }
 
-/* A pipe may lead to the same terminal (tee), but its write may block for long:
- * only what is written to a terminal is written under the lock. */
+static void make_room(struct ss_shared *s, const char *text, size_t len)
+{
+  ss_status_erase(s);
+  s->line_start = text[len - 1] == '\n';
+}
+
+/* Only what is written to a terminal is written under the lock. A pipe may lead to
+ * the same terminal (tee), but must not wait for one that Ctrl-S has stopped. */
 static ssize_t write_real(struct pump *p, const char *text, size_t len)
 {
   struct ss_shared *s = p->all->shared;
 
+  if (!p->ch->pty) {
+    if (ss_terminal_trylock(s)) {
+      make_room(s, text, len);
+      ss_terminal_unlock(s);
+    }
+    return write(p->ch->real, text, len);
+  }
   ss_terminal_lock(s);
-  ss_status_erase(s);
-  s->line_start = text[len - 1] == '\n';
-  if (!p->ch->pty)
-    ss_terminal_unlock(s);
+  make_room(s, text, len);
   ssize_t n = write(p->ch->real, text, len);
   int saved = errno;
-  if (p->ch->pty)
-    ss_terminal_unlock(s);
+  ss_terminal_unlock(s);
   errno = saved;
   return n;
 }

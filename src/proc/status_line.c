@@ -20,10 +20,21 @@
 
 enum { LOCK_MS = 100, COLUMNS_DEFAULT = 80 };
 
+static bool locked(struct ss_shared *s, int err)
+{
+  if (err == EOWNERDEAD)
+    pthread_mutex_consistent(&s->terminal);
+  return err == 0 || err == EOWNERDEAD;
+}
+
 void ss_terminal_lock(struct ss_shared *s)
 {
-  if (pthread_mutex_lock(&s->terminal) == EOWNERDEAD)
-    pthread_mutex_consistent(&s->terminal);
+  SS_INVARIANT(locked(s, pthread_mutex_lock(&s->terminal)));
+}
+
+bool ss_terminal_trylock(struct ss_shared *s)
+{
+  return locked(s, pthread_mutex_trylock(&s->terminal));
 }
 
 void ss_terminal_unlock(struct ss_shared *s)
@@ -41,10 +52,7 @@ static bool lock_in_time(struct ss_shared *s)
     until.tv_sec++;
     until.tv_nsec -= 1000000000;
   }
-  int err = pthread_mutex_timedlock(&s->terminal, &until);
-  if (err == EOWNERDEAD)
-    pthread_mutex_consistent(&s->terminal);
-  return err == 0 || err == EOWNERDEAD;
+  return locked(s, pthread_mutex_timedlock(&s->terminal, &until));
 }
 
 /* A terminal stopped by Ctrl-S would block us in the write. */

@@ -266,6 +266,16 @@ def test_ctrl_backslash_and_ctrl_c_end_an_unprepared_command(out, shell):
         shell.text = b""
 
 
+def test_more_ctrl_c_do_not_cost_the_bundle(out, shell):
+    """The first ends the command, the others only hurry our finishing."""
+    typed(shell, command(out, target("lines"), "1000000", "1000"))
+    shell.send(b"\x03\x03")
+    harness.eventually(lambda: list(out.glob("*/exit_code.txt")), "the command has ended")
+    shell.send(b"\x03\necho status $?\n")
+    shell.until(b"status 130\r\n")
+    assert (harness.bundle(out) / "manifest.json").exists()
+
+
 def test_ctrl_z_and_fg(out, shell):
     pid = typed(shell, command(out, COUNTS))
     us = parent(pid)
