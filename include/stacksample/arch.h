@@ -67,4 +67,28 @@ struct ss_insn ss_arch_decode(const unsigned char *code, size_t len);
  * the distance from `end` to where it goes, 0 for an indirect one. */
 bool ss_arch_is_call_before(const unsigned char *end, size_t before, int64_t *target);
 
+/* ---- system calls that threads block in -------------------------------------- */
+
+/* What a blocking system call waits for; tells the state of its thread. */
+enum ss_wait_kind {
+  SS_WAIT_OTHER,
+  SS_WAIT_FUTEX,  /* argument 0: address of the futex word */
+  SS_WAIT_FD,     /* argument 0: a descriptor */
+  SS_WAIT_POLL,   /* several descriptors */
+  SS_WAIT_CHILD,  /* wait4, waitid */
+  SS_WAIT_SLEEP,  /* nanosleep and the like */
+  SS_WAIT_SIGNAL, /* pause, sigsuspend, sigtimedwait */
+  SS_WAIT_IPC     /* System V and POSIX queues and semaphores */
+};
+
+struct ss_syscall_info {
+  const char *name; /* static, "futex"; NULL: not in the table */
+  enum ss_wait_kind kind;
+  /* An interrupted one returns EINTR even without a handler (signal(7)): such
+   * a thread is never stopped. */
+  bool eintr;
+};
+/* By the machine's number; unknown numbers give {NULL, OTHER, true}. */
+struct ss_syscall_info ss_arch_syscall(long nr);
+
 #endif

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 
-#include "stacksample/blocked.h"
+#include "stacksample/arch.h"
 
 struct row {
   long nr;
