@@ -70,6 +70,8 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
 {
   const struct ss_record *rec = &c->rec;
 
+  if (rec->time_ns > p->newest_ns)
+    p->newest_ns = rec->time_ns;
   if (p->config.no_children && rec->pid != p->config.root && rec->type != SS_REC_LOST)
     return;
   switch (rec->type) {
@@ -94,6 +96,7 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
   case SS_REC_LOST:
     p->n_lost += rec->u.lost.count;
     ss_ledger_gap(p->ledger, rec->time_ns);
+    ss_tracked_all_ran(p);
     break;
   case SS_REC_THROTTLE:
     ss_note(p->config.notes,
@@ -215,8 +218,8 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   p->modules = ss_modules_new();
   p->unwinder = ss_unwinder_new();
   p->kallsyms = p->facts.kernel_samples ? ss_kallsyms_load() : NULL;
-  p->ledger =
-      ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples, true, emit_time, p);
+  p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples,
+                            p->facts.switches, emit_time, p);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
   p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
   p->path = calloc(path_frames, sizeof(*p->path));
@@ -240,7 +243,8 @@ void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns)
   p->end_ns = end_ns;
   atomic_store(&p->stop, true);
   pthread_join(p->thread, NULL);
-  ss_tracked_end_all(p, end_ns);
+  /* Records may be newer than the moment at which the end was noticed. */
+  ss_tracked_end_all(p, end_ns > p->newest_ns ? end_ns : p->newest_ns);
   ss_ledger_flush(p->ledger);
 }
 

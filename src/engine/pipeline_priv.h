@@ -95,8 +95,8 @@ struct ss_pipeline {
   int *path_lines;
 
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
-  uint64_t tick_ns, schedstat_ns;
-  struct ss_py_counts py_counts; /* of ended images */
+  uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
+  struct ss_py_counts py_counts;             /* of ended images */
 
   pthread_mutex_t now_lock; /* guards now, and who is in by_pid */
   struct ss_pipeline_now now;
@@ -115,6 +115,8 @@ void ss_tracked_comm(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_ns);
 void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns);
+/* After a gap in the records: each may have run. */
+void ss_tracked_all_ran(struct ss_pipeline *p);
 /* Mappings complete enough to find `addr`: read again where it is missing. */
 struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns);
 void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns);

@@ -209,17 +209,31 @@ struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
   return t;
 }
 
+/* It would run at once if a CPU were free: runnable, not waiting. */
+static void newborn(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_thread *t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+
+  if (t)
+    ss_ledger_switch(t->ledger, rec->time_ns, true, true);
+}
+
 static void seed_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
 {
+  uint64_t cpu_ns, wait_ns;
   pid_t *tids = NULL;
   size_t count = 0;
   struct ss_stat st;
 
   if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
     return;
-  for (size_t i = 0; i < count; i++)
-    (void)ss_tracked_thread(p, pid, tids[i], time_ns,
-                            ss_stat_read(&st, pid, tids[i]) && st.state == 'R');
+  for (size_t i = 0; i < count; i++) {
+    bool runs = ss_stat_read(&st, pid, tids[i]) && st.state == 'R';
+    struct ss_thread *t = ss_tracked_thread(p, pid, tids[i], time_ns, runs);
+    /* What it used before is not ours to account. */
+    if (t && ss_schedstat_read(pid, tids[i], &cpu_ns, &wait_ns))
+      ss_ledger_base(t->ledger, cpu_ns, wait_ns);
+  }
   free(tids);
 }
 
@@ -242,7 +256,7 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
   struct ss_process *parent, *child;
 
   if (rec->pid == rec->u.task.ppid) { /* a thread */
-    ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+    newborn(p, rec);
     return;
   }
   if (p->config.no_children)
@@ -265,7 +279,7 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
     ss_store_process_update(p->config.store, child->id, &child->row);
   }
   ss_phases_start(p, child, rec->time_ns);
-  ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+  newborn(p, rec);
 }
 
 /* ---- changes ------------------------------------------------------------------------
@@ -407,8 +421,17 @@ void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_
     process_end(p, proc, time_ns);
 }
 
+void ss_tracked_all_ran(struct ss_pipeline *p)
+{
+  for (struct ss_process *proc = p->processes; proc; proc = proc->next)
+    for (struct ss_thread *t = proc->threads; t; t = t->next)
+      t->ran = true;
+}
+
 void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns)
 {
+  p->schedstat_ns = 0; /* whatever was read last, read it once more */
+  ss_tracked_schedstat(p, ss_now_ns());
   while (p->processes) {
     struct ss_process *proc = p->processes;
     while (proc->threads)
