@@ -290,16 +290,20 @@ static inline void set_register(struct ss_walk *w, const struct ss_unwinder *u,
     w->known &= ~(1u << reg);
 }
 
-/* rbp of the caller. */
+/* rbp of the caller. In a realigned frame its slot is named by rbp itself: one
+ * that is not in the frame means that rbp has its old value back already. */
 static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
                            const struct ss_rule *rule, const struct extent *e)
 {
-  if (rule->bp_kind == SS_BP_AT_CFA)
+  if (rule->bp_kind == SS_BP_AT_CFA) {
     set_register(w, u, e, SS_REG_BP, rule->bp_off);
-  else if (rule->bp_kind == SS_BP_AT_BP && (w->known >> SS_REG_BP & 1u) != 0)
-    set_register(w, u, e, SS_REG_BP, (int64_t)(w->r[SS_REG_BP] - e->cfa) + rule->bp_off);
-  else if (rule->bp_kind != SS_BP_SAME)
+  } else if (rule->bp_kind == SS_BP_AT_BP) {
+    uint64_t slot = w->r[SS_REG_BP] + (uint64_t)(int64_t)rule->bp_off;
+    if ((w->known >> SS_REG_BP & 1u) != 0 && slot >= e->sp && slot < e->cfa)
+      set_register(w, u, e, SS_REG_BP, (int64_t)(slot - e->cfa));
+  } else if (rule->bp_kind == SS_BP_LOST) {
     w->known &= ~(1u << SS_REG_BP);
+  }
 }
 
 /* The other preserved registers of the caller. */

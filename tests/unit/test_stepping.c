@@ -1,0 +1,225 @@
+/*
+ * The single-step oracle: a child runs instruction by instruction through
+ * prologues, epilogues, realigned frames, PLT stubs, the vdso, assembler without
+ * unwind information and JIT code. After every one the unwound stack must be the
+ * shadow stack kept from the calls and returns that were executed.
+ */
+#include "unit.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "stacksample/limits.h"
+#include "stopped.h"
+
+#define SHADOW_MAX 512
+#define STEPS_MAX 60000
+#define STACK_BYTES 262144
+
+struct oracle {
+  struct stopped s;
+  uint64_t shadow[SHADOW_MAX]; /* return addresses, outermost first */
+  size_t depth;
+  size_t steps, methods[SS_METHOD_COUNT];
+  unsigned char *stack;
+};
+
+static struct ss_frame frames[SS_FRAMES_MAX];
+static volatile int sink;
+
+/* ---- what the child runs ------------------------------------------------------ */
+
+__attribute__((noinline)) static void begin_marker(void)
+{
+  raise(SIGSTOP);
+}
+
+__attribute__((noinline)) static void end_marker(void)
+{
+  sink++;
+}
+
+static int compare_ints(const void *a, const void *b)
+{
+  return *(const int *)a - *(const int *)b;
+}
+
+/* A local that is aligned beyond the stack's 16 bytes, in a function whose frame
+ * size is not constant: the compiler addresses the caller by another register. */
+__attribute__((noinline)) static int realigned(int n)
+{
+  __attribute__((aligned(64))) volatile char block[128];
+  char *room = __builtin_alloca((size_t)n);
+  memset(room, n, (size_t)n);
+  block[n & 127] = room[n / 2];
+  snprintf(room, (size_t)n, "%d", block[n & 127]);
+  return room[0];
+}
+
+static void library_calls(void)
+{
+  int numbers[] = {5, 3, 9, 1, 7};
+  char text[64];
+  struct timespec now;
+  qsort(numbers, 5, sizeof numbers[0], compare_ints);
+  snprintf(text, sizeof text, "%d %s", numbers[0], "text");
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  sink += realigned(40 + numbers[1]) + text[0];
+}
+
+/* OpenBLAS's way: registers saved by stores, rsp copied to rbx and aligned, rbp
+ * used as data; and a leaf without a frame. Neither has unwind information. */
+void no_cfi_kernel(long rounds);
+void no_cfi_leaf(void);
+__asm__(".text\n"
+        ".globl no_cfi_kernel\n.type no_cfi_kernel, @function\n"
+        "no_cfi_kernel:\n"
+        "  sub $0x60, %rsp\n  mov %rbx, (%rsp)\n  mov %rbp, 8(%rsp)\n"
+        "  mov %r12, 16(%rsp)\n  mov %rsp, %rbx\n  sub $0x7080, %rsp\n"
+        "  and $-4096, %rsp\n  cmp $0, %rdi\n  je 2f\n"
+        "1: mov $0x400, %ebp\n  mov %rdi, 0x28(%rsp)\n  mov 0x28(%rsp), %r12\n"
+        "  dec %rdi\n  jne 1b\n"
+        "2: mov %rbx, %rsp\n  mov (%rsp), %rbx\n  mov 8(%rsp), %rbp\n"
+        "  mov 16(%rsp), %r12\n  add $0x60, %rsp\n  ret\n"
+        ".size no_cfi_kernel, .-no_cfi_kernel\n"
+        ".globl no_cfi_leaf\n.type no_cfi_leaf, @function\n"
+        "no_cfi_leaf:\n  xor %eax, %eax\n3: inc %eax\n  cmp $3, %eax\n  jne 3b\n  ret\n"
+        ".size no_cfi_leaf, .-no_cfi_leaf\n");
+
+__attribute__((noinline)) static void assembler(void)
+{
+  no_cfi_kernel(3);
+  no_cfi_leaf();
+  sink++;
+}
+
+/* oneDNN's preamble, a loop, and the way back. */
+static const unsigned char jit_code[] = {
+    0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, /* push rbx rbp r12-r15 */
+    0xbd, 0x00, 0x04, 0x00, 0x00,                               /* mov ebp, 0x400 */
+    0x48, 0x81, 0xec, 0x20, 0x01, 0x00, 0x00,                   /* sub rsp, 0x120 */
+    0x31, 0xc0,                                                 /* xor eax, eax */
+    0x48, 0x89, 0x44, 0x24, 0x08,                               /* mov [rsp+8], rax */
+    0xff, 0xc0, 0x83, 0xf8, 0x03, 0x75, 0xf4,                   /* inc, cmp 3, jne */
+    0x48, 0x81, 0xc4, 0x20, 0x01, 0x00, 0x00,                   /* add rsp, 0x120 */
+    0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, /* pops */
+    0xc3};
+
+static unsigned char *jit_page;
+
+__attribute__((noinline)) static void call_jit(void)
+{
+  void (*code)(void);
+  memcpy(&code, &jit_page, sizeof code);
+  code();
+  sink++;
+}
+
+static void stepped(void)
+{
+  jit_page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (jit_page == MAP_FAILED)
+    _exit(1);
+  memcpy(jit_page + 512, jit_code, sizeof jit_code);
+  jit_page += 512;
+  begin_marker();
+  library_calls();
+  assembler();
+  call_jit();
+  end_marker();
+}
+
+/* ---- the oracle ------------------------------------------------------------------ */
+
+static enum ss_end unwind_now(struct oracle *o, size_t *count)
+{
+  struct ss_snapshot snapshot;
+  uint64_t sp = o->s.regs.r[SS_REG_SP];
+  const struct ss_map *map = ss_maps_find(&o->s.maps, sp);
+  size_t len = map == NULL ? 0 : (size_t)(map->end - sp);
+  len = ss_mem_read(&o->s.live.mem, sp, o->stack, len < STACK_BYTES ? len : STACK_BYTES);
+  ss_snapshot_init(&snapshot, sp, o->stack, len, &o->s.live.mem, sp + len);
+  enum ss_end end = ss_unwind_stack(o->s.unwinder, &o->s.space, &snapshot.mem, &o->s.regs,
+                                    frames, SS_FRAMES_MAX, count);
+  ss_snapshot_release(&snapshot);
+  return end;
+}
+
+static void compare(struct oracle *o)
+{
+  size_t count;
+  enum ss_end end = unwind_now(o, &count);
+  size_t k = 0;
+  for (; k + 1 < count && k < o->depth; k++)
+    if (frames[k + 1].ip != o->shadow[o->depth - 1 - k])
+      break;
+  for (size_t i = 0; i < count; i++)
+    o->methods[frames[i].method]++;
+  if (end == SS_END_COMPLETE && k == o->depth && count == k + 1)
+    return;
+  fail_msg(
+      "step %zu at %lx (%s+0x%lx): ended %s after %zu frames, frame %zu differs (%lx, "
+      "not %lx; by %s)",
+      o->steps, (unsigned long)frames[0].ip,
+      frames[0].module == NULL ? "?" : frames[0].module->name,
+      (unsigned long)frames[0].vaddr, ss_end_word(end), count, k + 1,
+      k + 1 < count ? (unsigned long)frames[k + 1].ip : 0,
+      k < o->depth ? (unsigned long)o->shadow[o->depth - 1 - k] : 0,
+      ss_method_word(frames[k < count ? k : 0].method));
+}
+
+/* Executes one instruction and keeps the shadow stack. */
+static void step_once(struct oracle *o)
+{
+  unsigned char code[15] = {0};
+  int status;
+  uint64_t ip = o->s.regs.r[SS_REG_IP], ra;
+  size_t len = ss_mem_read(&o->s.live.mem, ip, code, sizeof code);
+  struct ss_insn insn = ss_arch_decode(code, len);
+  assert_int_equal(ptrace(PTRACE_SINGLESTEP, o->s.pid, NULL, NULL), 0);
+  assert_int_equal(waitpid(o->s.pid, &status, 0), o->s.pid);
+  assert_true(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
+  assert_true(ss_arch_ptrace_regs(o->s.pid, &o->s.regs));
+  o->steps++;
+  if (insn.kind == SS_INSN_CALL) {
+    assert_true(ss_mem_u64(&o->s.live.mem, o->s.regs.r[SS_REG_SP], &ra));
+    assert_true(o->depth < SHADOW_MAX);
+    o->shadow[o->depth++] = ra;
+  } else if (insn.kind == SS_INSN_RET) {
+    assert_true(o->depth > 0);
+    o->depth--;
+  }
+}
+
+static void test_every_instruction(void **state)
+{
+  (void)state;
+  static struct oracle o;
+  size_t count;
+  stopped_init(&o.s, stopped_fork(stepped));
+  o.stack = malloc(STACK_BYTES);
+  assert_int_equal(unwind_now(&o, &count), SS_END_COMPLETE);
+  for (size_t i = count - 1; i > 0; i--)
+    o.shadow[o.depth++] = frames[i].ip;
+  while (o.s.regs.r[SS_REG_IP] != (uintptr_t)end_marker) {
+    step_once(&o);
+    compare(&o);
+    assert_true(o.steps < STEPS_MAX);
+  }
+  print_message("%zu instructions; frames by prologue %zu, jit %zu, scan %zu\n", o.steps,
+                o.methods[SS_METHOD_PROLOGUE], o.methods[SS_METHOD_JIT],
+                o.methods[SS_METHOD_SCAN]);
+  assert_true(o.methods[SS_METHOD_PROLOGUE] >= 30);
+  assert_true(o.methods[SS_METHOD_JIT] >= 20);
+  free(o.stack);
+  stopped_release(&o.s);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
