@@ -214,12 +214,12 @@ void ss_figures_sort_tests(struct ss_figures *f)
     qsort(f->tests, f->p->n_phases, sizeof *f->tests, by_wall);
 }
 
-enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p,
+enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag)
 {
   const char *method = ss_profile_meta(p, SS_META_KERNEL_METHOD);
 
-  *f = (struct ss_figures){.p = p};
+  *f = (struct ss_figures){.p = p, .with_functions = functions};
   f->faults_known = method && strcmp(method, "samples") == 0;
   f->threads = calloc(p->n_threads + 1, sizeof *f->threads);
   f->tests = calloc(p->n_phases + 1, sizeof *f->tests);

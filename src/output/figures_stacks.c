@@ -15,8 +15,8 @@ struct walk {       /* arrays by trie node, unless said otherwise */
   uint32_t *python; /* innermost Python frame down to here, or SS_ID_NONE */
   bool *fault;      /* a page fault is on the way here */
   uint64_t *self_ns, *subtree_ns, *self_n;
-  uint32_t *first, *next; /* child lists */
-  uint32_t *open;         /* by text: how often it is on the walk's path */
+  uint32_t *first, *next;   /* child lists */
+  uint32_t *open, *open_op; /* by text: how often it is on the walk's path */
 };
 
 static void walk_release(struct walk *w)
@@ -31,6 +31,7 @@ static void walk_release(struct walk *w)
   free(w->first);
   free(w->next);
   free(w->open);
+  free(w->open_op);
 }
 
 static bool walk_init(struct walk *w, size_t n)
@@ -127,37 +128,44 @@ static void link_nodes(const struct ss_profile *p, struct walk *w)
   }
 }
 
-static void enter(struct walk *w, struct ss_function_row *rows, uint32_t text,
-                  uint32_t node)
+static void enter(struct ss_function_row *row, uint32_t *open, uint64_t subtree_ns)
 {
-  if (text != SS_ID_NONE && w->open[text]++ == 0)
-    rows[text].total_ns += w->subtree_ns[node];
+  if ((*open)++ == 0)
+    row->total_ns += subtree_ns;
 }
 
-static void leave(struct walk *w, uint32_t text)
+/* One step into or out of a node, for its function and for its operator. */
+static void visit(struct ss_figures *f, struct walk *w, uint32_t node, bool in)
 {
-  if (text != SS_ID_NONE)
+  uint32_t text = w->text[node], op = f->texts.texts[text].op;
+
+  if (in)
+    enter(&f->functions[text], &w->open[text], w->subtree_ns[node]);
+  else
     w->open[text]--;
+  if (op == SS_ID_NONE)
+    return;
+  if (in)
+    enter(&f->operators[op], &w->open_op[op], w->subtree_ns[node]);
+  else
+    w->open_op[op]--;
 }
 
-/* Totals by a walk over the trie: `key` gives the text to account a node to. */
-static void add_totals(const struct ss_figures *f, struct walk *w, bool operators,
-                       struct ss_function_row *rows)
+/* Totals, by a walk over the whole trie without recursion. */
+static void add_totals(struct ss_figures *f, struct walk *w)
 {
   const struct ss_profile *p = f->p;
   uint32_t node = w->first[p->n_stacks];
 
   while (node != SS_ID_NONE) {
-    uint32_t text = w->text[node];
-    enter(w, rows, operators ? f->texts.texts[text].op : text, node);
+    visit(f, w, node, true);
     if (w->first[node] != SS_ID_NONE) {
       node = w->first[node];
       continue;
     }
     for (;;) { /* leave this node, and every parent that has no further child */
-      text = w->text[node];
-      leave(w, operators ? f->texts.texts[text].op : text);
       uint32_t parent = p->stacks[node].parent;
+      visit(f, w, node, false);
       if (w->next[node] != SS_ID_NONE) {
         node = w->next[node];
         break;
@@ -202,9 +210,10 @@ static bool add_functions(struct ss_figures *f, struct walk *w)
   size_t n = f->texts.strings.count;
 
   w->open = calloc(n + 1, sizeof *w->open);
+  w->open_op = calloc(n + 1, sizeof *w->open_op);
   f->functions = calloc(n + 1, sizeof *f->functions);
   f->operators = calloc(n + 1, sizeof *f->operators);
-  if (!w->open || !f->functions || !f->operators)
+  if (!w->open || !w->open_op || !f->functions || !f->operators)
     return false;
   for (size_t i = 0; i < f->p->n_stacks; i++) {
     f->functions[w->text[i]].self_ns += w->self_ns[i];
@@ -215,8 +224,7 @@ static bool add_functions(struct ss_figures *f, struct walk *w)
     }
   }
   link_nodes(f->p, w);
-  add_totals(f, w, false, f->functions);
-  add_totals(f, w, true, f->operators);
+  add_totals(f, w);
   f->n_functions = compact(f->functions, n);
   f->n_operators = compact(f->operators, n);
   return true;
@@ -274,7 +282,7 @@ enum ss_err ss_figures_stacks(struct ss_figures *f, struct ss_diag *diag)
 
   if (ok) {
     weigh_nodes(f, &w);
-    ok = add_functions(f, &w) && find_tops(f, &w);
+    ok = (!f->with_functions || add_functions(f, &w)) && find_tops(f, &w);
   }
   walk_release(&w);
   return ok ? SS_ERR_OK : ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");

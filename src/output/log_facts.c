@@ -370,25 +370,32 @@ static void store_list(struct ss_store *store, const char *key, cJSON *list)
 
 bool ss_log_facts(const struct ss_dir *dir, const char *name, struct ss_store *store)
 {
-  struct log log = {.section = SECTION_NONE};
   int fd = ss_file_open_read(dir, name, NULL);
 
   if (fd < 0)
     return false;
+  ss_store_meta(store, SS_META_LOG_FILE, name);
+  bool fired = ss_log_read(fd, store);
+  ss_close(&fd);
+  return fired;
+}
+
+bool ss_log_read(int fd, struct ss_store *store)
+{
+  struct log log = {.section = SECTION_NONE};
+
   log.outcomes = cJSON_CreateArray();
   log.durations = cJSON_CreateArray();
   log.short_lines = cJSON_CreateArray();
   read_lines(&log, fd);
-  ss_close(&fd);
-  ss_store_meta(store, SS_META_LOG_FILE, name);
   store_list(store, SS_META_LOG_OUTCOMES, log.outcomes);
   store_list(store, SS_META_LOG_DURATIONS, log.durations);
   store_list(store, SS_META_LOG_SHORT, log.short_lines);
   store_list(store, SS_META_LOG_TRACEBACK, tail_take(&log.traceback));
   store_list(store, SS_META_LOG_TAIL, tail_take(&log.all));
-  if (log.result.len)
+  if (store && log.result.len)
     ss_store_meta(store, SS_META_LOG_RESULT, log.result.data);
-  if (log.timeout.len)
+  if (store && log.timeout.len)
     ss_store_meta(store, SS_META_LOG_TIMEOUT, log.timeout.data);
   bool fired = log.timeout.len > 0;
   ss_buf_release(&log.pending);

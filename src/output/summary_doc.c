@@ -506,7 +506,7 @@ enum ss_err ss_write_summary_md(struct ss_profile *p,
   struct ss_figures f;
   struct ss_buf text = {0};
   struct ss_doc doc = {&text, true};
-  enum ss_err err = ss_figures_init(&f, p, diag);
+  enum ss_err err = ss_figures_init(&f, p, true, diag);
 
   (void)options;
   if (err != SS_ERR_OK)
@@ -527,7 +527,7 @@ void ss_tables_print(struct ss_profile *p, FILE *to)
   struct ss_buf text = {0};
   struct ss_doc doc = {&text, false};
 
-  if (ss_figures_init(&f, p, NULL) != SS_ERR_OK)
+  if (ss_figures_init(&f, p, true, NULL) != SS_ERR_OK)
     return;
   ss_summary_doc(&doc, &f);
   ss_figures_release(&f);

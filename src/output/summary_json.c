@@ -282,7 +282,7 @@ enum ss_err ss_write_summary_json(struct ss_profile *p,
 {
   struct ss_figures f;
   struct ss_buf text = {0};
-  enum ss_err err = ss_figures_init(&f, p, diag);
+  enum ss_err err = ss_figures_init(&f, p, true, diag);
 
   (void)options;
   if (err != SS_ERR_OK)

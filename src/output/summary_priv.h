@@ -48,9 +48,10 @@ struct ss_figures {
   uint64_t samples, truncated;
   uint64_t stacks, complete, merges, verified; /* samples with such a stack */
   bool faults_known;                           /* kernel stacks were taken */
+  bool with_functions;                         /* functions and operators are wanted */
   cJSON *outcomes, *durations;
 };
-enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p,
+enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag);
 void ss_figures_release(struct ss_figures *f);    /* accepts a zeroed struct */
 void ss_figures_sort_tests(struct ss_figures *f); /* longest first */

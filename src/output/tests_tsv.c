@@ -69,7 +69,7 @@ enum ss_err ss_write_tests_tsv(struct ss_profile *p,
       "test\tphase\tworker\tstart_s\twall_s\tuser_s\tkernel_s\tspin_s\t"
       "waiting_s\tsamples\toutcome\ttop\n";
   struct ss_figures f;
-  enum ss_err err = ss_figures_init(&f, p, diag);
+  enum ss_err err = ss_figures_init(&f, p, false, diag);
 
   (void)options;
   if (err != SS_ERR_OK)

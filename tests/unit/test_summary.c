@@ -392,7 +392,7 @@ static void test_recursion(void **state)
   struct ss_figures f;
   bool seen = false;
   (void)state;
-  assert_int_equal(ss_figures_init(&f, p, NULL), SS_ERR_OK);
+  assert_int_equal(ss_figures_init(&f, p, true, NULL), SS_ERR_OK);
   for (size_t i = 0; i < f.n_functions; i++) {
     size_t len;
     if (strncmp(ss_texts_str(&f.texts, f.functions[i].text, &len), "step ", 5) != 0)
