@@ -137,6 +137,7 @@ static enum ss_err open_events(struct ss_session *s, pid_t pid, bool enable_on_e
       .rate_hz = (uint32_t)s->options->rate_hz,
       .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
       .inherit = true,
+      .threads_only = s->options->no_children,
       .switches = true,
       .enable_on_exec = enable_on_exec,
       .notes = s->notes,
