@@ -78,7 +78,7 @@ const self = new Float64Array(N), total = new Float64Array(N), count = new Float
 let grand = 0, samples = 0;
 function stateWanted(state) {
   return S.state === 'all' || (S.state === 'cpu' ? D.running[state]
-    : S.state === 'wait' ? !D.running[state] : D.states[state] === S.state);
+    : S.state === 'waiting' ? !D.running[state] : D.states[state] === S.state);
 }
 function threadWanted(thread) {
   const [kind, value] = S.thread.split(/:(.*)/s);
@@ -118,8 +118,9 @@ function weigh() {
 // ---- the tree that is shown -------------------------------------------------
 // t text, v total us, s self us, n samples, p parent, d depth, c children,
 // b nodes of the data behind it, cur where a caller view goes on.
-const shown = i => folded[i] || !(S.frames === 'python' ? [3, 4, 5, 7].includes(kinds[text[i]])
+const wantedKind = i => !(S.frames === 'python' ? [3, 4, 5, 7].includes(kinds[text[i]])
   : S.frames === 'native' && [1, 2].includes(kinds[text[i]]));
+const shown = i => folded[i] || wantedKind(i);
 const viewText = i => folded[i] ? FOLD : text[i];
 const make = (t, p) => ({t, p, d: p ? p.d + 1 : 0, v: 0, s: 0, n: 0, sp: 0, c: null, b: [], cur: null});
 const heavy = (a, b) => b.v - a.v || (names[a.t] < names[b.t] ? -1 : 1);
@@ -439,7 +440,7 @@ function functions() {
     while (open.length && open[open.length - 1] !== parent[i]) above[text[open.pop()]]--;
     open.push(i);
     const t = text[i];
-    if (total[i] && shown(i)) {
+    if (total[i] && wantedKind(i)) {
       let row = by.get(t);
       if (!row) by.set(t, row = {t, name: names[t], kind: KINDS[kinds[t]], self: 0, total: 0, n: 0});
       row.self += self[i];
@@ -487,7 +488,7 @@ function table() {
 // ---- the page around it -----------------------------------------------------
 function says() {
   const hidden = S.state === 'all' ? 0 : allUs - cpuUs;
-  const of = {cpu: ' on CPU', wait: ' of waiting', all: ''}[S.state] ?? ` of ${S.state}`;
+  const of = {cpu: ' on CPU', waiting: ' of waiting', all: ''}[S.state] ?? ` of ${S.state}`;
   const p = $('says');
   p.replaceChildren('Width is thread time, not samples: ', el('b', {textContent: nice(grand) + of}),
     S.test || S.phase || S.thread ? ', filtered' : `, the whole run (${many(D.threads.length, 'thread')}, ` +
@@ -535,7 +536,7 @@ function fillSelects() {
     option($('thread'), 'tid:' + tid, `${name} ${tid}` + (D.processes > 1 ? `, ${process}` : ''));
   }
   option($('state'), 'cpu', 'on CPU');
-  option($('state'), 'wait', 'waiting');
+  option($('state'), 'waiting', 'all waiting');
   option($('state'), 'all', 'everything');
   for (const state of new Set(D.combos.filter((_, i) => i % 3 === 2))) {
     option($('state'), D.states[state], D.states[state]);
