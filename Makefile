@@ -157,9 +157,11 @@ FUZZ_SECONDS ?= 60
 fuzz-run: $(FUZZBIN)
 	$(Q)sh tests/lib/run_corpus.sh -mutate $(FUZZ_SECONDS) $(FUZZBIN)
 
-bench: $(BIN) $(TARGETBIN)
+BENCH_STEPS ?=
+bench:
 	$(Q)scripts/deps bench
-	$(Q)tests/bench/run $(BUILD)
+	$(Q)$(MAKE) --no-print-directory all targets benches
+	$(Q)tests/bench/run $(BUILD) $(BENCH_STEPS)
 
 soak:
 	$(Q)scripts/soak $(BUILD)
