@@ -24,15 +24,17 @@ void ss_doc_title(struct ss_doc *d, const struct ss_buf *text)
   ss_buf_adds(d->out, "\n");
 }
 
-void ss_doc_heading(struct ss_doc *d, const char *text)
-{
-  ss_buf_addf(d->out, d->markdown ? "\n## %s\n\n" : "\n%s\n", text);
-}
-
 static bool ends_with(const struct ss_buf *out, const char *end)
 {
   size_t n = strlen(end);
   return out->len >= n && memcmp(out->data + out->len - n, end, n) == 0;
+}
+
+void ss_doc_heading(struct ss_doc *d, const char *text)
+{
+  if (!ends_with(d->out, "\n\n"))
+    ss_buf_addc(d->out, '\n');
+  ss_buf_addf(d->out, d->markdown ? "## %s\n\n" : "%s\n", text);
 }
 
 void ss_doc_para(struct ss_doc *d, const struct ss_buf *text)

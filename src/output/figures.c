@@ -250,6 +250,7 @@ void ss_figures_release(struct ss_figures *f)
   free(f->roles);
   free(f->functions);
   free(f->operators);
+  free(f->unseen);
   cJSON_Delete(f->outcomes);
   cJSON_Delete(f->durations);
   *f = (struct ss_figures){0};

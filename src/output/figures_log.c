@@ -60,6 +60,32 @@ static void index_list(struct index *x, const cJSON *list, const char *extra)
   }
 }
 
+/* Tests that the log names and no phase was seen of; the last outcome counts. */
+static void find_unseen(struct ss_figures *f)
+{
+  struct ss_interner seen = {0}, unseen = {0};
+  const cJSON *item;
+  size_t cap = 0;
+
+  for (size_t i = 0; i < f->p->n_phases; i++) {
+    const char *id = ss_profile_str(f->p, f->p->phases[i].test);
+    ss_intern(&seen, id, strlen(id));
+  }
+  cJSON_ArrayForEach(item, f->outcomes)
+  {
+    const char *id = ss_json_get(item, "id");
+    if (!id || ss_intern_find(&seen, id, strlen(id)) != SS_ID_NONE)
+      continue;
+    uint32_t at = ss_intern(&unseen, id, strlen(id));
+    if (at == SS_ID_NONE || !ss_grow(&f->unseen, &cap, (size_t)at + 1, sizeof *f->unseen))
+      break;
+    f->unseen[at] = item;
+    f->n_unseen = unseen.count;
+  }
+  ss_interner_release(&seen);
+  ss_interner_release(&unseen);
+}
+
 void ss_figures_log(struct ss_figures *f)
 {
   struct index outcomes = {0}, durations = {0};
@@ -80,6 +106,7 @@ void ss_figures_log(struct ss_figures *f)
     const cJSON *s = cJSON_GetObjectItemCaseSensitive(item, "s");
     f->tests[i].pytest_s = cJSON_IsNumber(s) ? s->valuedouble : -1;
   }
+  find_unseen(f);
   index_release(&outcomes);
   index_release(&durations);
 }

@@ -11,6 +11,7 @@
 #include "summary_priv.h"
 
 #define TEST_ROWS 40
+#define UNSEEN_NAMES 8
 #define FUNCTION_ROWS 20
 #define ROLE_ROWS 24
 #define FOLD_SHARE 100 /* tests below 1/100 of the wall time share a row */
@@ -43,7 +44,7 @@ static size_t count_tests(const struct ss_figures *f)
     }
   }
   ss_idmap_release(&seen);
-  return n;
+  return n + f->n_unseen;
 }
 
 static void command_para(struct ss_doc *d, const struct ss_figures *f)
@@ -201,7 +202,7 @@ static void add_test(struct ss_grid *g, const struct ss_figures *f,
 
   struct ss_buf *name = ss_grid_cell(g);
   ss_buf_adds(name, ss_profile_str(f->p, phase->test));
-  if (phase->occurrence > 0)
+  if (phase->occurrence > 0 && *ss_profile_str(f->p, phase->phase))
     ss_buf_addf(name, " (run %u)", phase->occurrence + 1);
   ss_buf_adds(ss_grid_cell(g), ss_profile_str(f->p, phase->phase));
   ss_buf_adds(ss_grid_cell(g), row->outcome ? row->outcome : "");
@@ -224,13 +225,32 @@ static void fold_test(struct ss_test_row *sum, const struct ss_test_row *row)
     sum->t.ns[s] += row->t.ns[s];
 }
 
+/* Names of tests that ended before anything could be seen of them. */
+static void unseen_para(struct ss_doc *d, const struct ss_figures *f)
+{
+  struct ss_buf text = {0};
+
+  if (f->n_unseen)
+    ss_buf_addf(&text, "%zu test%s ran too short a time to be seen: ", f->n_unseen,
+                f->n_unseen == 1 ? "" : "s");
+  for (size_t i = 0; i < f->n_unseen && i < UNSEEN_NAMES; i++) {
+    const char *outcome = ss_json_get(f->unseen[i], "outcome");
+    ss_buf_addf(&text, "%s%s (%s)", i ? ", " : "", ss_json_get(f->unseen[i], "id"),
+                outcome ? outcome : "?");
+  }
+  if (f->n_unseen)
+    ss_buf_adds(&text, f->n_unseen > UNSEEN_NAMES ? ", ... (tests.tsv has all)." : ".");
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
 static void tests_section(struct ss_doc *d, const struct ss_figures *f)
 {
   struct ss_grid grid = {.headers = test_headers, .columns = 12};
   struct ss_test_row rest = {.top = SS_ID_NONE};
   size_t folded = 0;
 
-  if (f->p->n_phases == 0)
+  if (f->p->n_phases == 0 && f->n_unseen == 0)
     return;
   ss_doc_heading(d, "Where: tests");
   for (size_t i = 0; i < f->p->n_phases; i++) {
@@ -250,7 +270,9 @@ static void tests_section(struct ss_doc *d, const struct ss_figures *f)
     add_times(&grid, f, &rest.t);
     ss_grid_cell(&grid);
   }
-  ss_doc_grid(d, &grid);
+  if (f->p->n_phases)
+    ss_doc_grid(d, &grid);
+  unseen_para(d, f);
 }
 
 static void functions_section(struct ss_doc *d, const struct ss_figures *f,

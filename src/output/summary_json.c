@@ -147,6 +147,19 @@ static void put_shown(cJSON *to, const char *key, const struct ss_figures *f,
   ss_json_text(to, key, s, len);
 }
 
+/* A test that only the log knows: how it ended, and no times. */
+static cJSON *unseen_test(const cJSON *item)
+{
+  static const char *const keys[] = {"id", "worker", "outcome"};
+  cJSON *test = cJSON_CreateObject();
+
+  for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+    if (ss_json_get(item, keys[i]))
+      ss_json_str(test, keys[i], ss_json_get(item, keys[i]));
+  ss_json_count(test, "samples", 0);
+  return test;
+}
+
 static cJSON *tests_list(const struct ss_figures *f)
 {
   cJSON *list = cJSON_CreateArray();
@@ -171,6 +184,8 @@ static cJSON *tests_list(const struct ss_figures *f)
     put_times(test, f, &row->t, row->wall_ns);
     ss_json_item(list, NULL, test);
   }
+  for (size_t i = 0; i < f->n_unseen; i++)
+    ss_json_item(list, NULL, unseen_test(f->unseen[i]));
   return list;
 }
 

@@ -50,6 +50,8 @@ struct ss_figures {
   bool faults_known;                           /* kernel stacks were taken */
   bool with_functions;                         /* functions and operators are wanted */
   cJSON *outcomes, *durations;
+  const cJSON **unseen; /* outcomes of tests too short for any look at them */
+  size_t n_unseen;
 };
 enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag);

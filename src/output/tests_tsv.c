@@ -1,6 +1,7 @@
 /*
- * tests.tsv: one line a test phase, in order of start. Seconds have six
- * decimals; a cell that is not known is empty.
+ * tests.tsv: one line a test phase, in order of start, then the tests that only
+ * the log knows (too short to be seen). Seconds have six decimals; a cell that
+ * is not known is empty.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,22 @@ static void write_row(struct ss_outfile *out, const struct ss_figures *f,
   ss_buf_release(&line);
 }
 
+static void write_unseen(struct ss_outfile *out, const cJSON *item)
+{
+  const char *id = ss_json_get(item, "id"), *worker = ss_json_get(item, "worker");
+  const char *outcome = ss_json_get(item, "outcome");
+  struct ss_buf line = {0};
+
+  text_cell(&line, id, strlen(id));
+  ss_buf_addc(&line, '\t');
+  text_cell(&line, worker ? worker : "", worker ? strlen(worker) : 0);
+  ss_buf_adds(&line, "\t\t\t\t\t\t0\t");
+  text_cell(&line, outcome ? outcome : "", outcome ? strlen(outcome) : 0);
+  ss_buf_addc(&line, '\n');
+  ss_outfile_write(out, ss_buf_str(&line), line.len);
+  ss_buf_release(&line);
+}
+
 enum ss_err ss_write_tests_tsv(struct ss_profile *p,
                                const struct ss_write_options *options,
                                struct ss_outfile *out, struct ss_diag *diag)
@@ -79,6 +96,8 @@ enum ss_err ss_write_tests_tsv(struct ss_profile *p,
   ss_outfile_write(out, header, sizeof header - 1);
   for (size_t i = 0; i < p->n_phases; i++)
     write_row(out, &f, &f.tests[i]);
+  for (size_t i = 0; i < f.n_unseen; i++)
+    write_unseen(out, f.unseen[i]);
   ss_figures_release(&f);
   return SS_ERR_OK;
 }

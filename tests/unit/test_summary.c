@@ -158,7 +158,9 @@ static void meta_of_run(struct ss_store *s, int code)
   ss_store_meta_u64(s, SS_META_FINISHED, 1);
   ss_store_meta(s, SS_META_LOG_FILE, "pytest.log");
   ss_store_meta(s, SS_META_LOG_OUTCOMES,
-                "[{\"id\":\"tests/test_a.py::test_grad\",\"outcome\":\"passed\"}]");
+                "[{\"id\":\"tests/test_a.py::test_grad\",\"outcome\":\"passed\"},"
+                "{\"id\":\"tests/test_a.py::test_brief\",\"outcome\":\"rerun\"},"
+                "{\"id\":\"tests/test_a.py::test_brief\",\"outcome\":\"passed\"}]");
   ss_store_meta(
       s, SS_META_LOG_DURATIONS,
       "[{\"id\":\"tests/test_a.py::test_grad\",\"phase\":\"call\",\"s\":17.9}]");
@@ -377,6 +379,8 @@ static void test_json(void **state)
   check_number(tree, "quality.samples", 2060);
   check_number(tree, "quality.complete_pct", 100);
   assert_string_equal(cJSON_GetStringValue(at(tree, "tests.1.outcome")), "passed");
+  assert_string_equal(cJSON_GetStringValue(at(tree, "tests.3.outcome")), "passed");
+  assert_null(at(tree, "tests.3.wall_s"));
   assert_null(at(tree, "quality.stops")); /* not known: absent */
   assert_null(at(tree, "quality.rejected"));
   assert_true(cJSON_IsNull(at(tree, "verdict.name")));
@@ -508,7 +512,7 @@ static void test_many_and_hostile_tests(void **state)
     assert_int_equal(tabs, 11);
     line += len + 1;
   }
-  assert_int_equal(rows, 301);
+  assert_int_equal(rows, 303); /* with the header and two that only the log knows */
   ss_buf_release(&text);
   close_run(p);
 }
