@@ -21,6 +21,7 @@
 #define PAGE_SHIFT 10
 #define FDE_START 0x8000u
 #define RULES_MAX 0x7fffu
+#define RECENT 512
 #define FIXED_RULES 2 /* index 0: no information; 1: slow */
 
 struct builder {
@@ -36,6 +37,10 @@ struct builder {
   struct ss_rule last; /* rule of the last row, and its index */
   uint16_t last_index;
   bool any;
+  struct { /* rules met lately, by a cheap hash: one in 20 rows is a new one */
+    struct ss_rule rule;
+    uint16_t index; /* 0: empty; the rule of index 0 is never looked up here */
+  } recent[RECENT];
 };
 
 /* ---- rules ---------------------------------------------------------------- */
@@ -174,6 +179,15 @@ static struct ss_rule encode(const struct builder *b, const struct ss_cfa_state 
   return rule;
 }
 
+static size_t cheap_hash(const struct ss_rule *rule)
+{
+  uint64_t words[3];
+  memcpy(words, rule, sizeof words);
+  uint64_t mix = words[0] * 0x9e3779b97f4a7c15u ^ words[1] * 0xc2b2ae3d27d4eb4fu ^
+                 words[2] * 0x165667b19e3779f9u;
+  return (size_t)(mix >> 32) % RECENT;
+}
+
 /* Index of an equal rule, added if new. */
 static uint16_t intern(struct builder *b, const struct ss_rule *rule)
 {
@@ -195,13 +209,23 @@ static uint16_t intern(struct builder *b, const struct ss_rule *rule)
 
 /* ---- rows ----------------------------------------------------------------- */
 
+static uint16_t intern_recent(struct builder *b, const struct ss_rule *rule)
+{
+  size_t at = cheap_hash(rule);
+  if (b->recent[at].index == 0 || memcmp(&b->recent[at].rule, rule, sizeof *rule) != 0) {
+    b->recent[at].rule = *rule;
+    b->recent[at].index = intern(b, rule);
+  }
+  return b->recent[at].index;
+}
+
 static void add_row(struct builder *b, uint64_t pc, const struct ss_rule *rule)
 {
   struct ss_table *t = b->t;
   bool same = b->any && memcmp(&b->last, rule, sizeof *rule) == 0;
   if (same && !b->starts)
     return;
-  uint16_t index = same ? b->last_index : intern(b, rule);
+  uint16_t index = same ? b->last_index : intern_recent(b, rule);
   if (b->failed || t->row_count >= SS_UNWIND_ROWS_MAX)
     return;
   if (t->row_count == b->row_cap) {

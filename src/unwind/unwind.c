@@ -10,6 +10,8 @@
 #include "stacksample/limits.h"
 #include "table.h"
 
+#define PREFETCH 384 /* bytes; a frame of a torch stack has 270 */
+
 static const struct ss_unwind_method *const methods[] = {
     &ss_method_libunwind, &ss_method_prologue, &ss_method_jit, &ss_method_scan,
     &ss_method_frame_pointer};
@@ -332,6 +334,10 @@ static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *f
   if (end != SS_END_NONE)
     return end;
   struct extent e = extent_of(u, w->r[SS_REG_SP], cfa);
+  if (e.end != NULL && u->copy_len - (size_t)(cfa - u->copy_sp) > PREFETCH) {
+    __builtin_prefetch(e.end + PREFETCH / 2); /* the next frames' slots */
+    __builtin_prefetch(e.end + PREFETCH);
+  }
   if (read_slot(u, &e, -8, &ra) != SLOT_READ)
     return ss_read_failed(u);
   rule_bp(u, w, rule, &e);
