@@ -112,3 +112,13 @@ def test_stamp_that_exists(out):
     done = run(command(out, "sh", "-c", "echo ran", options=options))
     assert (done.returncode, done.stdout) == (125, b"")
     assert sorted((out / "one").iterdir()) == before
+
+
+@pytest.mark.parametrize("script, why", [("sleep 1000", "default"),
+                                         ("trap '' INT; while :; do sleep 1; done", "hard")],
+                         ids=["ends at INT", "needs KILL"])
+def test_own_timeout_is_124(out, script, why):
+    options = ["--timeout", "1", "--grace", "1"]
+    done = run(command(out, "sh", "-c", script, options=options))
+    assert done.returncode == 124, why
+    assert (harness.bundle(out) / "exit_code.txt").read_text() == "124\n"

@@ -201,8 +201,11 @@ class Terminal(Reader):
         return self.status if self.status >= 0 else 128 - self.status
 
     def close(self):
-        if self.status is None:
+        """Ends all that is left of the session: a failed test leaves jobs."""
+        left = subprocess.run(["pgrep", "-s", str(self.pid)], capture_output=True, check=False)
+        for pid in left.stdout.split():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(int(pid), signal.SIGKILL)
+        if self.status is None:
             os.waitpid(self.pid, 0)
         os.close(self.fd)
