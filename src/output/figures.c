@@ -12,6 +12,12 @@
 #include "stacksample/meta.h"
 #include "summary_priv.h"
 
+uint64_t ss_rusage_ns(const struct ss_profile *p)
+{
+  return 1000 * (ss_profile_meta_u64(p, SS_META_RU_UTIME_US, 0) +
+                 ss_profile_meta_u64(p, SS_META_RU_STIME_US, 0));
+}
+
 uint64_t ss_spent_running(const struct ss_spent *t)
 {
   return t->ns[SS_STATE_USER] + t->ns[SS_STATE_KERNEL] + t->ns[SS_STATE_SPIN];

@@ -66,10 +66,29 @@ static void command_para(struct ss_doc *d, const struct ss_figures *f)
   ss_buf_release(&text);
 }
 
-static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
+/* By the ledger; where nothing was sampled, by what wait4 said. */
+static void put_cpu(struct ss_buf *text, const struct ss_figures *f)
 {
   uint64_t cpus = ss_profile_meta_u64(f->p, SS_META_CPUS_ALLOWED, 0);
-  uint64_t running = ss_spent_running(&f->total);
+  uint64_t running = f->p->n_times ? ss_spent_running(&f->total) : ss_rusage_ns(f->p);
+
+  if (running == 0 && f->p->n_times == 0)
+    return;
+  ss_buf_adds(text, "; CPU ");
+  ss_put_seconds(text, running);
+  ss_buf_adds(text, " s");
+  if (cpus)
+    ss_buf_addf(text, " on %llu CPU%s", (unsigned long long)cpus, cpus == 1 ? "" : "s");
+  if (f->wall_ns) {
+    ss_buf_adds(text, " (");
+    ss_put_significant(text, (double)running / (double)f->wall_ns);
+    ss_buf_adds(text, " busy)");
+  }
+  put_state_shares(text, &f->total);
+}
+
+static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
+{
   size_t tests = count_tests(f);
   struct ss_buf text = {0};
 
@@ -77,17 +96,8 @@ static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
     ss_buf_addf(&text, "%zu test%s. ", tests, tests == 1 ? "" : "s");
   ss_buf_adds(&text, "Wall ");
   ss_put_seconds(&text, f->wall_ns);
-  ss_buf_adds(&text, " s; CPU ");
-  ss_put_seconds(&text, running);
   ss_buf_adds(&text, " s");
-  if (cpus)
-    ss_buf_addf(&text, " on %llu CPU%s", (unsigned long long)cpus, cpus == 1 ? "" : "s");
-  if (f->wall_ns) {
-    ss_buf_adds(&text, " (");
-    ss_put_significant(&text, (double)running / (double)f->wall_ns);
-    ss_buf_adds(&text, " busy)");
-  }
-  put_state_shares(&text, &f->total);
+  put_cpu(&text, f);
   ss_buf_addc(&text, '.');
   ss_doc_para(d, &text);
   ss_buf_release(&text);
@@ -204,6 +214,9 @@ static void add_test(struct ss_grid *g, const struct ss_figures *f,
   ss_buf_adds(name, ss_profile_str(f->p, phase->test));
   if (phase->occurrence > 0 && *ss_profile_str(f->p, phase->phase))
     ss_buf_addf(name, " (run %u)", phase->occurrence + 1);
+  const char *worker = ss_profile_str(f->p, f->p->processes[phase->process].worker);
+  if (*worker)
+    ss_buf_addf(name, ", %s", worker);
   ss_buf_adds(ss_grid_cell(g), ss_profile_str(f->p, phase->phase));
   ss_buf_adds(ss_grid_cell(g), row->outcome ? row->outcome : "");
   ss_put_seconds(ss_grid_cell(g), row->wall_ns);
@@ -390,13 +403,12 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
 
 static void cost_para(struct ss_doc *d, const struct ss_figures *f)
 {
-  uint64_t rusage = 1000 * (ss_profile_meta_u64(f->p, SS_META_RU_UTIME_US, 0) +
-                            ss_profile_meta_u64(f->p, SS_META_RU_STIME_US, 0));
+  uint64_t rusage = ss_rusage_ns(f->p);
   uint64_t own = ss_profile_meta_u64(f->p, SS_META_OWN_CPU_NS, 0);
   uint64_t running = ss_spent_running(&f->total);
   struct ss_buf text = {0};
 
-  if (rusage) {
+  if (rusage && f->p->n_times) {
     ss_buf_adds(&text, "CPU accounted ");
     ss_put_significant(&text, 100 * (double)running / (double)rusage);
     ss_buf_adds(&text, " % of rusage (the command and the children it waited for). ");

@@ -51,6 +51,8 @@ static void put_times(cJSON *to, const struct ss_figures *f, const struct ss_spe
 
   if (wall_ns)
     put_seconds(to, "wall_s", wall_ns);
+  if (f->p->n_times == 0) /* nothing was sampled: not 0, but not known */
+    return;
   for (size_t i = 0; i < sizeof time_keys / sizeof time_keys[0]; i++)
     put_seconds(to, time_keys[i].key, t->ns[time_keys[i].state]);
   if (fault != UINT64_MAX)

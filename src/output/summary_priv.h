@@ -57,6 +57,8 @@ enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool fun
                             struct ss_diag *diag);
 void ss_figures_release(struct ss_figures *f);    /* accepts a zeroed struct */
 void ss_figures_sort_tests(struct ss_figures *f); /* longest first */
+/* User and system time of the command as wait4 said; 0: not known. */
+uint64_t ss_rusage_ns(const struct ss_profile *p);
 uint64_t ss_spent_running(const struct ss_spent *t);
 uint64_t ss_spent_waiting(const struct ss_spent *t); /* gil lock io child sleep wait */
 /* Part of the kernel time that is page faults; UINT64_MAX: not known. */

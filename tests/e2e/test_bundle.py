@@ -327,7 +327,7 @@ def test_torch_env_after_a_signal_is_not_run(out):
 
 def test_torch_env_of_the_commands_interpreter(out):
     """It asks the interpreter that ran, and leaves nothing in its folder."""
-    ready = "import sys, select; print('up', flush=True); select.select([], [], [], 2)"
+    ready = "import sys, select; print('up', flush=True); select.select([], [], [], 5)"
     done = run(command(out, "/usr/bin/python3", "-c", ready), timeout=120)
     assert done.stdout == b"up\n"
     text = (bundle(out) / "torch_env.txt").read_text()

@@ -517,13 +517,19 @@ static void test_many_and_hostile_tests(void **state)
   close_run(p);
 }
 
+/* Where nothing was sampled, no time by state is claimed. */
 static void test_empty_run(void **state)
 {
   struct ss_profile *p = open_run(NULL, 0);
   struct ss_buf text = {0};
   (void)state;
   written(p, ss_write_summary_md, "summary.md", &text);
+  assert_non_null(strstr(text.data, "CPU 20.2 s on 2 CPUs (1.01 busy)."));
   written(p, ss_write_summary_json, "summary.json", &text);
+  cJSON *tree = cJSON_Parse(ss_buf_str(&text));
+  check_number(tree, "time.total.wall_s", 20);
+  assert_null(at(tree, "time.total.user_s"));
+  cJSON_Delete(tree);
   written(p, ss_write_tests_tsv, "tests.tsv", &text);
   FILE *null = fopen("/dev/null", "w");
   ss_tables_print(p, null);
