@@ -72,6 +72,15 @@ const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
 
+/* ss_unwind_stack, which goes on at CPython's anchors where the walk dies in code
+ * without unwind information (its JIT). `py` may be NULL; arguments as there and
+ * for ss_py_merge. */
+enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *u,
+                               const struct ss_unwind_space *space,
+                               const struct ss_mem *stack, const struct ss_mem *mem,
+                               const struct ss_regs *regs, struct ss_frame *frames,
+                               size_t cap, size_t *count);
+
 /* Merges. `stack` reads the snapshot (exact at the sample), `mem` what stage 1
  * read with live memory behind it. `native` innermost first. At most `cap`
  * frames into `out`. With `native_count` 0 (--no-native, or no unwinding):

@@ -105,6 +105,8 @@ enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame);
 /* Goes on at a known activation after the walk died (CPython's anchors): the
  * next step yields the frame whose ip is the return address at cfa-8. */
 void ss_unwind_resume(struct ss_unwinder *u, uint64_t ip, uint64_t sp);
+/* ... and a register of that caller that was found another way. */
+void ss_unwind_know(struct ss_unwinder *u, enum ss_reg reg, uint64_t value);
 
 /* The loop over the two: at most `cap` frames into `frames`. */
 enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space *space,

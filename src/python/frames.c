@@ -118,7 +118,7 @@ bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
   int64_t offset;
   if (frame->owner != OWNER_THREAD && frame->owner != OWNER_GENERATOR)
     return false;
-  const struct ss_py_code_entry *entry = ss_py_code_at(py, view->mem, frame->code);
+  struct ss_py_code_entry *entry = ss_py_code_at(py, view->mem, frame->code);
   if (!entry || !frame_offset(py, view, frame, entry, &offset))
     return false;
   struct ss_py_segment *segment = &py->segments[py->segment_count - 1];
@@ -307,4 +307,35 @@ bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstat
     return false;
   walk_owner(py, view, f.previous, field(bytes, l->tstate_base_frame));
   return true;
+}
+
+/* False: a thread state is gone. */
+static bool walk_thread(struct ss_py *py, struct ss_py_view *view,
+                        const struct ss_py_thread *t, uint64_t *tstate,
+                        unsigned char *bytes)
+{
+  for (unsigned i = 0; i < t->count; i++) {
+    if (!ss_py_tstate_read(py, view->mem, t->tstate[i], t->ns_tid, bytes))
+      return false;
+    *tstate = t->tstate[i];
+    ss_py_walk(py, view, *tstate, bytes);
+  }
+  return true;
+}
+
+struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view,
+                                       pid_t tid, bool sure, uint64_t *tstate,
+                                       unsigned char bytes[SS_PY_MAX_tstate])
+{
+  for (int tries = 0; tries < 2; tries++) {
+    struct ss_py_thread *t = ss_py_thread_get(py, tid, sure || tries > 0);
+    if (!t || t->count == 0)
+      return NULL;
+    view->plan = t->plan.count ? &t->plan : NULL;
+    py->segment_count = py->step_count = 0;
+    if (walk_thread(py, view, t, tstate, bytes) && (py->segment_count > 0 || !sure))
+      return t;
+    t->count = 0; /* list again */
+  }
+  return NULL;
 }

@@ -304,7 +304,8 @@ pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem)
  * size is below this in every version (Include/internal/pycore_gil.h). */
 #define GIL_STRUCT_MAX 256
 
-bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem, uint64_t addr)
+bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
+                       uint64_t addr)
 {
   const struct ss_py_layout *l = &py->layout;
   unsigned char bytes[SS_PY_MAX_tstate];

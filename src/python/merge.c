@@ -51,10 +51,20 @@ static bool is_eval(struct ss_py *py, const struct ss_frame *f)
   return e && e->hits >= SS_PY_EVAL_SURE;
 }
 
+static bool known_delta(const struct ss_py *py, uint64_t delta)
+{
+  for (unsigned i = 0; i < py->eval_count; i++)
+    if (py->evals[i].delta == delta && py->evals[i].hits >= SS_PY_EVAL_SURE)
+      return true;
+  return false;
+}
+
 /* Compares an anchor's place with what was learned; false: it does not agree. */
 static bool eval_check(struct ss_py *py, const struct ss_frame *f, uint64_t anchor)
 {
   const uint64_t delta = f->cfa - anchor;
+  if (f->method == SS_METHOD_ANCHOR) /* its CFA was taken from the anchor */
+    return known_delta(py, delta);
   struct ss_py_eval *e = eval_of(py, f);
   if (!e && py->eval_count < SS_PY_EVALS_MAX) {
     e = &py->evals[py->eval_count++];
@@ -76,42 +86,6 @@ static bool any_eval(struct ss_py *py, const struct ss_frame *native, size_t cou
   for (size_t i = 0; i < count; i++)
     if (is_eval(py, &native[i]))
       return true;
-  return false;
-}
-
-/* ---- walking -------------------------------------------------------------- */
-
-static void walk_thread(struct merge *m)
-{
-  struct ss_py *py = m->py;
-  for (unsigned i = 0; i < m->thread->count; i++) {
-    if (!ss_py_tstate_read(py, m->view.mem, m->thread->tstate[i], m->thread->ns_tid,
-                           m->tstate_bytes)) {
-      m->thread->count = 0; /* gone: list again */
-      return;
-    }
-    m->tstate = m->thread->tstate[i];
-    ss_py_walk(py, &m->view, m->tstate, m->tstate_bytes);
-  }
-}
-
-/* Finds the thread's state(s) and walks them; once more with a fresh list where
- * the native stack proves that there is more than we saw. */
-static bool find_frames(struct merge *m, pid_t tid)
-{
-  struct ss_py *py = m->py;
-  const bool sure = any_eval(py, m->native, m->native_count);
-  for (int tries = 0; tries < 2; tries++) {
-    m->thread = ss_py_thread_get(py, tid, sure || tries > 0);
-    if (!m->thread || m->thread->count == 0)
-      return false;
-    m->view.plan = m->thread->plan.count ? &m->thread->plan : NULL;
-    py->segment_count = py->step_count = 0;
-    walk_thread(m);
-    if (m->thread->count > 0 && (py->segment_count > 0 || !sure))
-      return true;
-    m->thread->count = 0;
-  }
   return false;
 }
 
@@ -335,6 +309,11 @@ static void put_all(struct merge *m, struct sink *to)
     }
     const struct ss_py_segment *s = &m->py->segments[m->assigned[i] - 1];
     to->result->activations++;
+    /* Unwinding died in it and went on at the anchor: its callers up to the
+     * activation are missing. JIT code is part of the activation itself. */
+    const bool apart = m->native[i].method == SS_METHOD_ANCHOR && m->native[i].module;
+    if (apart && s->count > 0)
+      put_native(to, i);
     if (s->count == 0)
       put_native(to, i);
     else
@@ -399,7 +378,9 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
   py->deep = false;
   ss_py_codes_trim(py);
   merge_init(&m, py, stack, mem, native, native_count);
-  if (!find_frames(&m, tid)) {
+  m.thread = ss_py_find_frames(py, &m.view, tid, any_eval(py, native, m.native_count),
+                               &m.tstate, m.tstate_bytes);
+  if (!m.thread) {
     native_only(&m, &to);
     if (!any_eval(py, native, m.native_count))
       return;

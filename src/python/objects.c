@@ -180,6 +180,7 @@ static void read_lines(struct ss_py *py, const struct ss_mem *mem,
   const struct ss_py_layout *l = &py->layout;
   uint64_t size;
   ss_py_lines_release(&entry->lines);
+  entry->last_line = 0;
   if (!ss_mem_u64(mem, entry->key.table + l->bytes_size, &size) ||
       size > SS_PY_TABLE_MAX) {
     py->counts.rejected++;
@@ -247,10 +248,14 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
   return entry;
 }
 
-int ss_py_code_line(const struct ss_py_code_entry *entry, uint32_t offset)
+int ss_py_code_line(struct ss_py_code_entry *entry, uint32_t offset)
 {
+  if (entry->last_line != 0 && entry->last_offset == offset)
+    return entry->last_line;
   const int line = ss_py_lines_find(&entry->lines, offset);
-  return line > 0 ? line : entry->code->first_line;
+  entry->last_offset = offset;
+  entry->last_line = line > 0 ? line : entry->code->first_line;
+  return entry->last_line;
 }
 
 static void drop_entries(struct ss_py *py)

@@ -13,20 +13,6 @@
 enum { DEBUG_VERSION = 8, DEBUG_FREE_THREADED = 16 };
 static const char debug_cookie[8] = {'x', 'd', 'e', 'b', 'u', 'g', 'p', 'y'};
 
-uint64_t ss_py_u64(const unsigned char *bytes, uint32_t offset)
-{
-  uint64_t value;
-  memcpy(&value, bytes + offset, sizeof value);
-  return value;
-}
-
-uint32_t ss_py_u32(const unsigned char *bytes, uint32_t offset)
-{
-  uint32_t value;
-  memcpy(&value, bytes + offset, sizeof value);
-  return value;
-}
-
 bool ss_py_debug_head(const void *bytes, size_t len, struct ss_py_debug_head *head)
 {
   const unsigned char *at = bytes;

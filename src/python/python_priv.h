@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "stacksample/buf.h"
 #include "stacksample/hash.h"
@@ -180,9 +181,11 @@ struct ss_py_code_key {
 struct ss_py_code_entry {
   const struct ss_py_code *code; /* in ss_py.arena */
   struct ss_py_code_key key;
-  uint64_t start;      /* first instruction, in the target */
-  uint64_t size;       /* bytes of instructions */
-  uint64_t checked_ns; /* when the key was last compared */
+  uint64_t start;       /* first instruction, in the target */
+  uint64_t size;        /* bytes of instructions */
+  uint64_t checked_ns;  /* when the key was last compared */
+  uint32_t last_offset; /* the answer given last: a caller's line rarely moves */
+  int last_line;        /* 0: none yet */
   struct ss_py_lines lines;
 };
 
@@ -286,7 +289,7 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
 void ss_py_codes_trim(struct ss_py *py);
 void ss_py_codes_release(struct ss_py *py);
 /* The current line by an offset into the instructions. */
-int ss_py_code_line(const struct ss_py_code_entry *entry, uint32_t offset);
+int ss_py_code_line(struct ss_py_code_entry *entry, uint32_t offset);
 
 void ss_py_threads_open(struct ss_py *py);
 /* The thread, listed again where it is unknown (rate-limited unless `sure`);
@@ -341,6 +344,12 @@ bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstat
  * NULL, or why something is left over. */
 const char *ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
                                    size_t count, uint32_t *assigned);
+/* Finds the thread's state(s) and walks them, once more with a fresh list where
+ * `sure` (it does run Python) and nothing was found. The thread state walked last
+ * and its bytes; NULL: none. */
+struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view,
+                                       pid_t tid, bool sure, uint64_t *tstate,
+                                       unsigned char bytes[SS_PY_MAX_tstate]);
 /* Is this a frame of the evaluation function, by what was learned or its symbol. */
 bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *frame);
 
@@ -348,7 +357,18 @@ bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *frame);
 void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *thread, uint64_t tstate,
                        const unsigned char *tstate_bytes);
 
-uint64_t ss_py_u64(const unsigned char *bytes, uint32_t offset);
-uint32_t ss_py_u32(const unsigned char *bytes, uint32_t offset);
+static inline uint64_t ss_py_u64(const unsigned char *bytes, uint32_t offset)
+{
+  uint64_t value;
+  memcpy(&value, bytes + offset, sizeof value);
+  return value;
+}
+
+static inline uint32_t ss_py_u32(const unsigned char *bytes, uint32_t offset)
+{
+  uint32_t value;
+  memcpy(&value, bytes + offset, sizeof value);
+  return value;
+}
 
 #endif

@@ -198,6 +198,12 @@ void ss_unwind_resume(struct ss_unwinder *u, uint64_t ip, uint64_t sp)
   u->dead = false;
 }
 
+void ss_unwind_know(struct ss_unwinder *u, enum ss_reg reg, uint64_t value)
+{
+  u->walk.r[reg] = value;
+  u->walk.known |= 1u << reg;
+}
+
 /* The frame that the walk stands on; its caller is not known yet. */
 static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
 {

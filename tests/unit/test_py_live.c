@@ -128,8 +128,9 @@ static void sample(struct victim *v)
   const size_t count =
       ss_read_plan_spans(&plan, planned, got, spans, SS_PLAN_REGIONS_MAX);
   ss_mem_spans_init(&mem, spans, count, &v->at.live.mem);
-  v->end = ss_unwind_stack(v->at.unwinder, &v->at.space, &snapshot.mem, &v->at.regs,
-                           native, SS_FRAMES_MAX, &v->native_count);
+  v->end =
+      ss_py_unwind_stack(v->py, v->pid, v->at.unwinder, &v->at.space, &snapshot.mem,
+                         &mem.mem, &v->at.regs, native, SS_FRAMES_MAX, &v->native_count);
   ss_py_merge(v->py, v->pid, &snapshot.mem, &mem.mem, native, v->native_count, merged,
               CAP, &v->result);
   v->count = v->result.count;
