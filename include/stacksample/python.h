@@ -72,8 +72,9 @@ const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
 
-/* ss_unwind_stack, which goes on at CPython's anchors where the walk dies in code
- * without unwind information (its JIT). `py` may be NULL; arguments as there and
+/* ss_unwind_stack for a thread that may run Python: with the registers that the
+ * merge needs (to 3.10), and going on at CPython's anchors where the walk dies in
+ * code without unwind information (its JIT). To be called in its place. `py` may be NULL; arguments as there and
  * for ss_py_merge. */
 enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *u,
                                const struct ss_unwind_space *space,

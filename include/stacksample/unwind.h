@@ -68,7 +68,7 @@ struct ss_frame {
   uint64_t vaddr;    /* ip (above the leaf ip-1) in the file; ip without one */
   uint64_t function; /* vaddr of the FDE's start; 0: no FDE covers it */
   uint64_t saved[6]; /* rbx rbp r12 r13 r14 r15 as in this frame */
-  uint8_t saved_known; /* bit i: saved[i] is known */
+  uint8_t saved_known; /* bit i: saved[i] is known; see space.saved_registers */
   uint8_t method;      /* enum ss_method that found this frame's *caller* */
   bool signal;         /* a signal frame (its caller was interrupted) */
 };
@@ -83,6 +83,7 @@ struct ss_unwind_space {
   struct ss_maps *maps;
   struct ss_modules *modules;
   const struct ss_mem *live; /* code and data that do not change */
+  bool saved_registers; /* frames carry all of saved[], not rbp alone: slower */
 };
 
 struct ss_unwinder;

@@ -124,7 +124,7 @@ static void list_interp(struct ss_py *py, const struct ss_mem *mem, uint64_t int
     py->counts.rejected++;
 }
 
-static void list_all(struct ss_py *py)
+static void list_interps(struct ss_py *py)
 {
   const struct ss_py_layout *l = &py->layout;
   const struct ss_mem *mem = py->space->live;
@@ -132,7 +132,6 @@ static void list_all(struct ss_py *py)
   uint64_t interp;
   ss_idmap_release(&py->native);
   py->found_count = 0;
-  py->listed_ns = py->now_ns;
   if (!ss_mem_u64(mem, py->runtime + l->runtime_interpreters, &interp))
     return;
   while (list_goes_on(&guard, interp)) {
@@ -142,6 +141,15 @@ static void list_all(struct ss_py *py)
   }
   if (interp != 0)
     py->counts.rejected++;
+}
+
+static void list_all(struct ss_py *py)
+{
+  const uint32_t known = py->pthread_tid;
+  py->listed_ns = py->now_ns;
+  list_interps(py);
+  if (py->pthread_tid != known) /* the main thread, listed last, gave it away */
+    list_interps(py);
 }
 
 /* ---- threads ------------------------------------------------------------- */
@@ -238,6 +246,37 @@ uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
 
 /* ---- the GIL ------------------------------------------------------------- */
 
+/* sizeof(struct _gil_runtime_state), free-threaded, rounded up: two conditions and
+ * two mutexes follow the fields. */
+enum { GIL_SIZE = 224, GIL_HOLDER = 8 };
+
+/* Its structure; 0 unknown. */
+static uint64_t gil_address(const struct ss_py *py, const struct ss_mem *mem,
+                            uint64_t interp)
+{
+  const struct ss_py_layout *l = &py->layout;
+  uint64_t gil;
+  if (l->runtime_gil_holder != SS_PY_ABSENT)
+    return py->runtime + l->runtime_gil_holder - GIL_HOLDER;
+  return ss_mem_u64(mem, interp + l->interp_gil, &gil) ? gil : 0;
+}
+
+bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
+                       uint64_t addr)
+{
+  unsigned char bytes[SS_PY_MAX_tstate];
+  py->now_ns = ss_now_ns();
+  const struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
+  for (unsigned i = 0; t && i < t->count; i++) {
+    if (!ss_py_tstate_read(py, mem, t->tstate[i], t->ns_tid, bytes))
+      continue;
+    const uint64_t gil = gil_address(py, mem, ss_py_u64(bytes, py->layout.tstate_interp));
+    if (gil != 0 && addr >= gil && addr - gil < GIL_SIZE)
+      return true;
+  }
+  return false;
+}
+
 /* Thread state that holds it; 0 nobody. false: unknown. */
 static bool gil_tstate(struct ss_py *py, const struct ss_mem *mem, uint64_t interp,
                        uint64_t *holder)
@@ -298,25 +337,4 @@ pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem)
     return -1;
   const pid_t ns_tid = native_tid(py, mem, bytes);
   return ns_tid > 0 ? our_tid(py, ns_tid) : -1;
-}
-
-/* struct _gil_runtime_state: condition and mutex follow `locked` in it; its
- * size is below this in every version (Include/internal/pycore_gil.h). */
-#define GIL_STRUCT_MAX 256
-
-bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
-                       uint64_t addr)
-{
-  const struct ss_py_layout *l = &py->layout;
-  unsigned char bytes[SS_PY_MAX_tstate];
-  const struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
-  uint64_t gil;
-
-  if (l->runtime_gil_holder != SS_PY_ABSENT)
-    gil = py->runtime + l->runtime_gil_holder;
-  else if (!t || t->count == 0 ||
-           !ss_py_tstate_read(py, mem, t->tstate[0], t->ns_tid, bytes) ||
-           !ss_mem_u64(mem, ss_py_u64(bytes, l->tstate_interp) + l->interp_gil, &gil))
-    return false;
-  return addr >= gil && addr < gil + GIL_STRUCT_MAX;
 }

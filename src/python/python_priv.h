@@ -70,7 +70,18 @@
   X(str, compact, 0)                                                                     \
   X(bytes, size, 8)                                                                      \
   X(bytes, data, 0)                                                                      \
-  X(type, name, 8)
+  X(frame, locals, 0)                                                                    \
+  X(type, name, 8)                                                                       \
+  X(type, basicsize, 8)                                                                  \
+  X(type, dictoffset, 8)                                                                 \
+  X(type, cached_keys, 8)                                                                \
+  X(dict, keys, 8)                                                                       \
+  X(dict, values, 8)                                                                     \
+  X(keys, size, 8)                                                                       \
+  X(keys, log2_index_bytes, 1)                                                           \
+  X(keys, kind, 1)                                                                       \
+  X(keys, count, 8)                                                                      \
+  X(keys, indices, 0)
 
 /* Bytes of each structure that we are ready to read in one go. */
 enum {
@@ -83,7 +94,9 @@ enum {
   SS_PY_MAX_code = 256,
   SS_PY_MAX_str = 96,
   SS_PY_MAX_bytes = 64,
-  SS_PY_MAX_type = 64,
+  SS_PY_MAX_type = 2048, /* single fields, no buffer */
+  SS_PY_MAX_dict = 64,
+  SS_PY_MAX_keys = 64,
 };
 
 /* What CPython keeps on the C stack in each evaluation activation. */
@@ -98,6 +111,14 @@ enum ss_py_boundary {
   SS_PY_BOUNDARY_FLAG, /* frame.is_entry */
   SS_PY_BOUNDARY_OWNER /* followed by an entry_frame: owner == entry_owner */
 };
+/* Where an instance keeps its attributes. */
+enum ss_py_attrs {
+  SS_PY_ATTRS_UNREAD, /* not needed: the kernel has the thread's name */
+  SS_PY_ATTRS_DICT,   /* to 3.10: a dict at tp_dictoffset */
+  SS_PY_ATTRS_SPLIT,  /* 3.11: values at -32, or a dict at -24 */
+  SS_PY_ATTRS_TAGGED, /* 3.12: values + 1 (bit 0 set) or a dict at -24 */
+  SS_PY_ATTRS_INLINE  /* 3.13: a dict at -24, else values behind the object */
+};
 enum ss_py_table { SS_PY_LNOTAB, SS_PY_LINETABLE, SS_PY_LOCATIONS };
 
 struct ss_py_layout {
@@ -105,6 +126,8 @@ struct ss_py_layout {
   uint8_t anchor;      /* enum ss_py_anchor */
   uint8_t boundary;    /* enum ss_py_boundary */
   uint8_t table;       /* enum ss_py_table */
+  uint8_t attrs;       /* enum ss_py_attrs */
+  uint8_t values_head; /* bytes before the first of a PyDictValues */
   uint8_t lasti_unit;  /* bytes per f_lasti step; 0: instr is a pointer */
   uint8_t entry_owner; /* owner of an entry_frame */
   uint8_t code_tag;    /* low bits of frame.code that are a tag */
@@ -117,7 +140,7 @@ struct ss_py_layout {
 #undef SS_PY_FIELD_MEMBER
   /* Derived: bytes from a structure's start to the end of the last field. */
   uint32_t runtime_need, interp_need, gil_need, tstate_need, cframe_need, frame_need;
-  uint32_t code_need, str_need, bytes_need, type_need;
+  uint32_t code_need, str_need, bytes_need, type_need, dict_need, keys_need;
 };
 
 /* A field of a layout and its offset; ends with SS_PY_PLACES_END. */

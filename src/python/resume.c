@@ -71,13 +71,26 @@ static void walk(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
     py->segment_count = 0;
 }
 
+/* Up to 3.10 the frame of an activation is in one of its registers. */
+static enum ss_end unwind_first(const struct ss_py *py, struct ss_unwinder *u,
+                                const struct ss_unwind_space *space,
+                                const struct ss_mem *stack, const struct ss_regs *regs,
+                                struct ss_frame *frames, size_t cap, size_t *count)
+{
+  struct ss_unwind_space with_registers = *space;
+  with_registers.saved_registers = true;
+  const bool needed = py && py->layout.boundary == SS_PY_BOUNDARY_EACH;
+  return ss_unwind_stack(u, needed ? &with_registers : space, stack, regs, frames, cap,
+                         count);
+}
+
 enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *u,
                                const struct ss_unwind_space *space,
                                const struct ss_mem *stack, const struct ss_mem *mem,
                                const struct ss_regs *regs, struct ss_frame *frames,
                                size_t cap, size_t *count)
 {
-  enum ss_end end = ss_unwind_stack(u, space, stack, regs, frames, cap, count);
+  enum ss_end end = unwind_first(py, u, space, stack, regs, frames, cap, count);
   uint64_t ip, cfa, bp;
   if (!py || py->eval_count == 0 || !resumable(end) || *count == 0)
     return end;

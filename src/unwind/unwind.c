@@ -402,6 +402,13 @@ static enum ss_end step_by_methods(struct ss_unwinder *u, struct ss_frame *frame
   return SS_END_NONE;
 }
 
+/* Compact rules know rbp alone; they are the last resort here. */
+static enum ss_end step_with_registers(struct ss_unwinder *u, struct ss_frame *frame)
+{
+  const enum ss_end end = step_by_methods(u, frame);
+  return end == SS_END_NO_CFI ? step_by_rule(u, frame) : end;
+}
+
 enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame)
 {
   SS_INVARIANT(!u->dead);
@@ -412,6 +419,8 @@ enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame)
     end = SS_END_NO_MAP;
   else if (++u->depth >= SS_FRAMES_MAX)
     end = SS_END_DEPTH;
+  else if (u->space->saved_registers)
+    end = step_with_registers(u, frame);
   else if ((end = step_by_rule(u, frame)) == SS_END_NO_CFI)
     end = step_by_methods(u, frame);
   u->dead = end != SS_END_NONE;

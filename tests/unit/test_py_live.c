@@ -319,11 +319,56 @@ static void test_running(void **state)
   each_python(running);
 }
 
+/* ---- threads -------------------------------------------------------------- */
+
+/* Names that Python gave, and the busy thread as the GIL's holder. From 3.14 on
+ * the kernel has the names. */
+static void threads(const char *python)
+{
+  struct victim v;
+  char lines[8][256];
+  size_t count = 0;
+  pid_t busy = 0;
+  assert_true(start(&v, python, "tests/targets/py_threads.py", NULL));
+  while (count < 8 && fgets(lines[count], sizeof lines[0], v.out) &&
+         strcmp(lines[count], "end\n") != 0)
+    count++;
+  assert_int_equal(count, 3);
+  wait_until_asleep(v.pid);
+  open_python(&v);
+  const bool named = v.py->layout.attrs != SS_PY_ATTRS_UNREAD;
+  for (size_t i = 0; i < count; i++) {
+    char name[128] = "", *rest;
+    const pid_t tid = (pid_t)strtol(lines[i], &rest, 10);
+    rest[strcspn(rest, "\n")] = '\0';
+    if (strcmp(rest + 1, "busy one") == 0)
+      busy = tid;
+    assert_int_equal(ss_py_thread_name(v.py, tid, name, sizeof name), named);
+    if (named)
+      assert_string_equal(name, rest + 1);
+  }
+  assert_true(busy > 0);
+  go_on(&v); /* stopped just where it wanted the GIL, nobody would hold it */
+  pid_t holder = 0;
+  for (int i = 0; i < 10000 && holder != busy; i++, pause_us(500))
+    holder = ss_py_gil_holder(v.py, v.pid, &v.at.live.mem);
+  assert_int_equal(holder, busy);
+  assert_false(ss_py_is_gil_word(v.py, busy, &v.at.live.mem, 0x1000));
+  stop(&v);
+  end(&v);
+}
+static void test_threads(void **state)
+{
+  (void)state;
+  each_python(threads);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_asleep),
       cmocka_unit_test(test_running),
+      cmocka_unit_test(test_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
