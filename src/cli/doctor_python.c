@@ -156,7 +156,8 @@ static unsigned read_frames(pid_t pid, bool *shared, struct ss_diag *diag)
   struct ss_maps maps;
   ss_mem_live_init(&live, pid);
   ss_maps_init(&maps, paths);
-  struct ss_unwind_space space = {pid, &maps, modules, &live.mem};
+  struct ss_unwind_space space = {
+      .pid = pid, .maps = &maps, .modules = modules, .live = &live.mem};
   if (paths && modules && ss_maps_load(&maps, pid, diag) == SS_ERR_OK &&
       ss_py_open(&py, &space, diag) == SS_ERR_OK)
     ss_py_merge(py, pid, &live.mem, &live.mem, NULL, 0, frames, 16, &result);

@@ -315,14 +315,14 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
 
   ss_snapshot_init(&snapshot, c->regs.r[SS_REG_SP], l->stack, c->stack_len, &k->live.mem,
                    stack ? stack->end : c->regs.r[SS_REG_SP] + c->stack_len);
-  end = ss_unwind_stack(l->unwinder, &k->space, &snapshot.mem, &c->regs, l->native,
-                        SS_FRAMES_MAX, &native);
-  t->complete = end == SS_END_COMPLETE;
-  t->why = t->complete ? NULL : ss_end_text(end);
   ss_mem_spans_init(
       &mem, spans,
       ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans, SS_PLAN_REGIONS_MAX),
       &k->live.mem);
+  end = ss_py_unwind_stack(k->py, t->tid, l->unwinder, &k->space, &snapshot.mem, &mem.mem,
+                           &c->regs, l->native, SS_FRAMES_MAX, &native);
+  t->complete = end == SS_END_COMPLETE;
+  t->why = t->complete ? NULL : ss_end_text(end);
   if (k->py && !options->no_python) {
     ss_py_merge(k->py, t->tid, &snapshot.mem, &mem.mem, l->native, native, l->merged,
                 FRAMES_CAP, &result);

@@ -157,10 +157,11 @@ struct user_stack {
   enum ss_merge_quality merge;
 };
 
-static void unwind(struct ss_pipeline *p, struct ss_process *proc,
+static void unwind(struct ss_pipeline *p, struct ss_thread *t,
                    const struct ss_captured *c, struct ss_snapshot *snapshot,
                    struct user_stack *out)
 {
+  struct ss_process *proc = t->process;
   const struct ss_record *rec = &c->rec;
   uint64_t sp = rec->u.sample.regs.r[SS_REG_SP];
   struct ss_map *stack_map;
@@ -170,8 +171,9 @@ static void unwind(struct ss_pipeline *p, struct ss_process *proc,
   stack_map = ss_tracked_map(proc, sp, rec->time_ns);
   ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
                    &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
-  out->end = ss_unwind_stack(p->unwinder, &proc->space, &snapshot->mem,
-                             &rec->u.sample.regs, p->native, SS_FRAMES_MAX, &out->native);
+  out->end = ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space,
+                                &snapshot->mem, &proc->live.mem, &rec->u.sample.regs,
+                                p->native, SS_FRAMES_MAX, &out->native);
   out->method = SS_METHOD_CFI;
   for (size_t i = 0; i < out->native; i++)
     if (p->native[i].method > out->method && p->native[i].method != SS_METHOD_NONE)
@@ -323,7 +325,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     push_kernel(&path, rec);
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
-    unwind(p, t->process, captured, &snapshot, &user);
+    unwind(p, t, captured, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     push_user(&path, t->process, &user);
     ss_snapshot_release(&snapshot);

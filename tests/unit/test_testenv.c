@@ -489,7 +489,7 @@ static void test_located_in_ourselves(void **state)
   struct ss_maps empty;
   struct ss_testenv env = {0};
   ss_maps_init(&empty, paths);
-  struct ss_unwind_space space = {getpid(), &empty, modules, &w.live.mem};
+  struct ss_unwind_space space = {.pid = getpid(), .maps = &empty, .modules = modules, .live = &w.live.mem};
   assert_false(ss_testenv_update(&env, &space, &w.live.mem));
   assert_true(env.looked);
   unsetenv("PYTEST_CURRENT_TEST");
