@@ -85,7 +85,8 @@ static void own_init(struct own *o)
   ss_mem_live_init(&o->mem.live, getpid());
   o->mem.mem.read = counted_read;
   o->env.environ_var = (uint64_t)(uintptr_t)&environ;
-  o->space = (struct ss_unwind_space){getpid(), &o->maps, NULL, &o->mem.mem};
+  o->space =
+      (struct ss_unwind_space){.pid = getpid(), .maps = &o->maps, .live = &o->mem.mem};
 }
 
 static void own_release(struct own *o)
@@ -463,7 +464,8 @@ static void watch(struct watched *w, pid_t pid, struct ss_paths *paths,
   ss_maps_init(&w->maps, paths);
   ss_mem_live_init(&w->live, pid);
   assert_int_equal(ss_maps_load(&w->maps, pid, NULL), SS_ERR_OK);
-  w->space = (struct ss_unwind_space){pid, &w->maps, modules, &w->live.mem};
+  w->space = (struct ss_unwind_space){
+      .pid = pid, .maps = &w->maps, .modules = modules, .live = &w->live.mem};
 }
 
 static void unwatch(struct watched *w)
@@ -489,7 +491,8 @@ static void test_located_in_ourselves(void **state)
   struct ss_maps empty;
   struct ss_testenv env = {0};
   ss_maps_init(&empty, paths);
-  struct ss_unwind_space space = {.pid = getpid(), .maps = &empty, .modules = modules, .live = &w.live.mem};
+  struct ss_unwind_space space = {
+      .pid = getpid(), .maps = &empty, .modules = modules, .live = &w.live.mem};
   assert_false(ss_testenv_update(&env, &space, &w.live.mem));
   assert_true(env.looked);
   unsetenv("PYTEST_CURRENT_TEST");
