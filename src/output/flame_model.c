@@ -81,9 +81,27 @@ static uint32_t push(struct flame *f, uint32_t node, uint32_t text)
   return text == SS_ID_NONE ? SS_ID_NONE : ss_tree_child(&f->tree, node, text);
 }
 
+/* "python3 (openmp)": threads often share a name, and the page tells them apart. */
+static uint32_t thread_text(struct flame *f, uint32_t thread, uint32_t name)
+{
+  const struct ss_profile *p = f->texts.profile;
+  const char *role =
+      thread < p->n_threads ? ss_profile_str(p, p->threads[thread].role) : "";
+  if (*role == '\0' || strcmp(role, "main") == 0 || name == SS_ID_NONE) {
+    return name;
+  }
+  struct ss_buf text = {0};
+  ss_buf_addf(&text, "%s (%s)", ss_texts_str(&f->texts, name, NULL), role);
+  uint32_t id = text.failed ? SS_ID_NONE
+                            : ss_texts_add(&f->texts, text.data, text.len, SS_TEXT_ROOT);
+  ss_buf_release(&text);
+  return id;
+}
+
 static uint32_t push_roots(struct flame *f, uint32_t thread)
 {
   struct ss_roots roots = ss_roots_of(&f->texts, thread);
+  roots.thread = thread_text(f, thread, roots.thread);
   uint32_t node = SS_ID_NONE;
   if (roots.process != SS_ID_NONE) {
     node = push(f, SS_ID_NONE, roots.process);

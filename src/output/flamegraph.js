@@ -18,8 +18,8 @@ D.texts.forEach((s, i) => {
   names.push((shared ? names[i - 1].slice(0, shared) : '') + s.slice(1));
 });
 const kinds = Array.from(D.kinds, Number);
-const FOLD = names.push('[pytest]') - 1;
-kinds.push(2);
+const PYTEST = names.push('[pytest]') - 1, INTERPRETER = names.push('[interpreter]') - 1;
+kinds.push(2, 3);
 const T = names.length;
 // Order of enum ss_text_kind, then spin, which is a state and not a kind.
 const KINDS = ['thread', 'Python', 'Python library', 'native', 'torch operator', 'kernel', 'waiting',
@@ -42,8 +42,8 @@ for (let i = 0, node = 0; i < D.lines.length;) {
   lines.set(node, D.lines.slice(i + 2, i + 2 + n));
   i += 2 + n;
 }
-// What "fold pytest" joins: 1 its own frames, 2 the process' start, 3 frames of
-// the interpreter (only below one of the others).
+// What "fold plumbing" joins: 1 pytest's own frames, 2 the process' start, 3
+// native frames of the interpreter: only their own time is shown, as one box.
 const plumbing = names.map((s, t) =>
   kinds[t] === 2 && /\((_pytest|pytest|pluggy|xdist|execnet|runpy)(\/|\.py)|<frozen runpy>/.test(s) ||
   /^<module> \(.*\bpytest(:|\/__main__)/.test(s) ? 1
@@ -110,8 +110,9 @@ function weigh() {
   }
   for (let i = 0; i < N; i++) {
     const p = parent[i], kind = plumbing[text[i]];
-    folded[i] = S.fold === '1' && (kind === 1 || (kind > 1 && p >= 0 && folded[p]) ||
-      (kind === 2 && p >= 0 && kinds[text[p]] === 0)) ? 1 : 0;
+    folded[i] = S.fold !== '1' ? 0
+      : kind === 1 || (kind && p >= 0 && folded[p] === 1) || (kind === 2 && p >= 0 && !kinds[text[p]]) ? 1
+      : kind === 3 ? 2 : 0;
   }
 }
 
@@ -120,8 +121,8 @@ function weigh() {
 // b nodes of the data behind it, cur where a caller view goes on.
 const wantedKind = i => !(S.frames === 'python' ? [3, 4, 5, 7].includes(kinds[text[i]])
   : S.frames === 'native' && [1, 2].includes(kinds[text[i]]));
-const shown = i => folded[i] || wantedKind(i);
-const viewText = i => folded[i] ? FOLD : text[i];
+const shown = i => folded[i] === 1 || wantedKind(i);
+const viewText = i => [text[i], PYTEST, INTERPRETER][folded[i]];
 const make = (t, p) => ({t, p, d: p ? p.d + 1 : 0, v: 0, s: 0, n: 0, sp: 0, c: null, b: [], cur: null});
 const heavy = (a, b) => b.v - a.v || (names[a.t] < names[b.t] ? -1 : 1);
 let root, of, zoom, selected, hovered;
@@ -134,9 +135,9 @@ function buildDown() {
   root.id = 0;
   for (let i = 0; i < N; i++) {
     if (!total[i]) continue;
-    const up = parent[i] < 0 ? root : of[parent[i]], t = viewText(i);
+    const up = parent[i] < 0 ? root : of[parent[i]], t = viewText(i), own = folded[i] === 2;
     let node = up;
-    if (shown(i) && !(folded[i] && up.t === FOLD)) {
+    if (shown(i) && !(folded[i] === 1 && up.t === t) && (!own || self[i])) {
       const key = up.id * T + t;
       node = found.get(key);
       if (!node) {
@@ -146,11 +147,11 @@ function buildDown() {
         found.set(key, node);
         up.c.push(node);
       }
-      node.v += total[i];
-      node.sp += spin[i];
+      node.v += own ? self[i] : total[i];
+      node.sp += own ? 0 : spin[i];
       node.b.push(i);
     }
-    of[i] = node;
+    of[i] = own ? up : node;
     node.s += self[i];
     node.n += count[i];
   }
@@ -164,7 +165,7 @@ function buildDown() {
 // The next node outwards that is shown, over what is hidden or folded into it.
 function outward(i) {
   let j = parent[i];
-  while (j >= 0 && (!shown(j) || (folded[i] && folded[j]))) j = parent[j];
+  while (j >= 0 && (!shown(j) || folded[j] === 2 || (folded[i] === 1 && folded[j] === 1))) j = parent[j];
   return j;
 }
 function group(node, cursors) {
@@ -268,7 +269,7 @@ function facts(node) {
     (S.view === 'inverted' ? 'what it called' : 'its parent') : '') + `; ${node.n} samples`);
   if (S.view !== 'inverted') out.push(`itself ${nice(node.s)}: ${share(node.s)} of all`);
   if (hot) out.push('hottest lines: ' + hot);
-  if (node.t === FOLD) out.push('frames of pytest and the interpreter\'s start; m shows them one by one');
+  if (node.t === PYTEST || node.t === INTERPRETER) out.push('several frames; m shows them one by one');
   return out;
 }
 
@@ -636,7 +637,7 @@ const KEYS = [
   ['h', 'filter: thread or role', () => $('thread').focus()], ['s', 'filter: state', () => $('state').focus()],
   ['w', 'only the widest test, or all again', () => set({test: S.test ? '' : D.tests[widest[0].i]})],
   ['f', 'all frames, Python only, native only', () => cycle('frames')],
-  ['m', 'fold pytest\'s frames, or show them', () => set({fold: S.fold === '1' ? '0' : '1'})],
+  ['m', 'fold the frames of pytest and the interpreter, or show them', () => set({fold: S.fold === '1' ? '0' : '1'})],
   ['i', 'inverted (callers of each function)', () => set({view: S.view === 'inverted' ? 'down' : 'inverted'})],
   ['t', 'table', () => set({view: S.view === 'table' ? 'down' : 'table'})],
   ['x', 'clear all filters', () => set({...DEFAULTS, view: S.view})],

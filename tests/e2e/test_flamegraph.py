@@ -304,10 +304,19 @@ def test_inverted(page, db):
     assert fragment(page) == ""
 
 
-def test_fold(page):
-    page.keys("m")
+def test_fold_joins_pytest_and_the_interpreter(page, db):
+    def under(name):
+        page.keys("0", "/", *f"^{name}", "Enter", "Escape", "ArrowDown")
+        return live(page)
+    assert under("python_part").startswith("[interpreter]. native.")
+    page.keys("i", "/", *"interpreter", "Enter", "Escape")
+    share = float(re.search(r"s: ([\d.]+)", live(page)).group(1))
+    assert live(page).startswith("[interpreter]. native.")
+    assert abs(share - 100 * db.us(through="^long_add$") / db.us()) < 0.01
+    page.keys("i", "m")
     assert fragment(page) == "#fold=0"
-    page.keys("/", *"^_multicall", "Enter")
+    assert under("python_part").startswith("PyNumber_Add (python3.11)")
+    page.keys("0", "/", *"^_multicall", "Enter")
     assert live(page).startswith("_multicall (pluggy/_callers.py:9)")
 
 

@@ -166,7 +166,12 @@ static inline uint32_t fx_test_stack(struct fx *fx, uint32_t stack, const char *
   stack = fx_push(fx, stack, fx_py(fx, test, FX_CWD "/tests/test_gradients.py", 40), 52);
   if (fx_random(fx, 10) == 0) {
     uint32_t frame = fx_py(fx, "python_part", FX_CWD "/sim/physics.py", 90);
-    return fx_push(fx, stack, frame, 91 + (int)fx_random(fx, 6));
+    stack = fx_push(fx, stack, frame, 91 + (int)fx_random(fx, 6));
+    if (fx_random(fx, 2) == 0) {
+      return stack;
+    }
+    stack = fx_push(fx, stack, fx_native(fx, "PyNumber_Add", fx->python), 0);
+    return fx_push(fx, stack, fx_native(fx, "long_add", fx->python), 0);
   }
   stack = fx_push(fx, stack, fx_py(fx, "gradcheck", gradcheck, 1289), 1418);
   bool slow = fx_random(fx, 4) != 0;
@@ -174,6 +179,7 @@ static inline uint32_t fx_test_stack(struct fx *fx, uint32_t stack, const char *
                   fx_py(fx, slow ? "_get_numerical_jacobian" : "_check_analytical",
                         gradcheck, slow ? 120 : 400),
                   slow ? 160 : 433);
+  stack = fx_push(fx, stack, fx_native(fx, "PyObject_Call", fx->python), 0);
   stack = fx_push(fx, stack, fx_py(fx, "simulate", FX_CWD "/sim/physics.py", 12),
                   14 + (int)fx_random(fx, 20));
   stack = fx_operator(fx, stack, ops[fx_random(fx, 5)]);
