@@ -10,7 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#undef alloca /* a macro of glibc: those cannot be poisoned */
+/* Macros of glibc (alloca; the others when fortified under clang) cannot be
+ * poisoned as they are. */
+#undef alloca
+#undef sprintf
+#undef vsprintf
 #pragma GCC poison strcpy strcat strncpy strncat sprintf vsprintf strtok
 #pragma GCC poison strtok_r gets atoi atol atoll tmpnam mktemp popen system
 #pragma GCC poison alloca asctime ctime chdir
