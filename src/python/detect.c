@@ -64,7 +64,8 @@ static struct ss_module *find_runtime(struct ss_py *py, uint64_t *bias)
       last = map->path;
       const char *path = ss_paths_get(maps->paths, map->path);
       const char *name = ss_base_name(path);
-      const bool named = ss_starts_with(name, "python") || ss_starts_with(name, "libpython");
+      const bool named =
+          ss_starts_with(name, "python") || ss_starts_with(name, "libpython");
       struct ss_module *m;
       if ((pass == 0 ? named : strcmp(path, exe) == 0) && try_map(py, map, &m))
         return ss_module_bias(m, map, bias) ? m : NULL;

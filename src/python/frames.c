@@ -188,7 +188,8 @@ static bool walk_owner(struct ss_py *py, struct ss_py_view *view, uint64_t frame
   if (!segment_begin(py))
     return false;
   for (unsigned n = 0; frame != 0 && frame != base_frame; n++) {
-    if (n == WALK_MAX || !ss_py_frame_read(py, view, frame, &f))
+    if (n == WALK_MAX || !ss_py_frame_read(py, view, frame, &f) ||
+        f.owner > py->layout.owner_max)
       return false;
     frame = f.previous;
     if (f.owner == py->layout.entry_owner) {
@@ -218,16 +219,18 @@ static void walk_activation(struct ss_py *py, struct ss_py_view *view, uint64_t 
 }
 
 /* 3.11: whose current frame is which, the chain of _PyCFrames in the snapshot
- * says. One that breaks (its activation is just being set up) stays open. */
+ * says (`frame` instead for the first, where not 0). One that breaks (its
+ * activation is just being set up) stays open. */
 static void walk_cframes(struct ss_py *py, struct ss_py_view *view, uint64_t cframe,
-                         uint64_t root)
+                         uint64_t root, uint64_t frame)
 {
   struct cframe c;
   unsigned steps = 0, n = 0;
   while (cframe != root && n++ < WALK_MAX && segment_begin(py)) {
     if (!cframe_read(py, view, cframe, &c))
       return;
-    walk_activation(py, view, c.current, c.addr, &steps);
+    walk_activation(py, view, frame != 0 ? frame : c.current, c.addr, &steps);
+    frame = 0;
     if (c.previous <= cframe && c.previous != root)
       return; /* the stack grows downwards: not a chain */
     cframe = c.previous;
@@ -256,10 +259,18 @@ static uint64_t root_of(const struct ss_py *py, uint64_t tstate)
   return tstate + py->layout.tstate_root_cframe;
 }
 
+static bool no_frames_since(const struct ss_py *py, size_t segment)
+{
+  for (size_t i = segment; i < py->segment_count; i++)
+    if (py->segments[i].count > 0)
+      return false;
+  return true;
+}
+
 /* 3.12: an activation that is just being set up has a _PyCFrame without a
  * current frame yet; the one before it is whole. */
 static void walk_owner_cframe(struct ss_py *py, struct ss_py_view *view, uint64_t cframe,
-                              uint64_t root)
+                              uint64_t root, uint64_t frame)
 {
   struct cframe c;
   for (int tries = 0; tries < 2 && cframe != root; tries++) {
@@ -268,41 +279,44 @@ static void walk_owner_cframe(struct ss_py *py, struct ss_py_view *view, uint64_
       segment_begin(py);
       return;
     }
-    if (walk_owner(py, view, c.current, 0) || py->segment_count != before + 1)
+    if (walk_owner(py, view, frame != 0 ? frame : c.current, 0) ||
+        !no_frames_since(py, before))
       return;
+    py->segment_count = before;
+    segment_begin(py); /* stays open */
     cframe = c.previous;
+    frame = 0;
   }
+}
+
+void ss_py_walk_at(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+                   const unsigned char *bytes, uint64_t cframe, uint64_t frame)
+{
+  const struct ss_py_layout *l = &py->layout;
+  if (l->boundary == SS_PY_BOUNDARY_EACH)
+    walk_objects(py, view, frame);
+  else if (l->boundary == SS_PY_BOUNDARY_FLAG)
+    walk_cframes(py, view, cframe, root_of(py, tstate), frame);
+  else if (l->anchor == SS_PY_ANCHOR_CFRAME)
+    walk_owner_cframe(py, view, cframe, root_of(py, tstate), frame);
+  else
+    walk_owner(py, view, frame, field(bytes, l->tstate_base_frame));
 }
 
 void ss_py_walk(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
                 const unsigned char *bytes)
 {
   const struct ss_py_layout *l = &py->layout;
-  if (l->boundary == SS_PY_BOUNDARY_EACH)
-    walk_objects(py, view, field(bytes, l->tstate_current));
-  else if (l->boundary == SS_PY_BOUNDARY_FLAG)
-    walk_cframes(py, view, field(bytes, l->tstate_cframe), root_of(py, tstate));
-  else if (l->anchor == SS_PY_ANCHOR_CFRAME)
-    walk_owner_cframe(py, view, field(bytes, l->tstate_cframe), root_of(py, tstate));
-  else
-    walk_owner(py, view, field(bytes, l->tstate_current),
-               field(bytes, l->tstate_base_frame));
+  const bool by_cframe = l->cframe_current != SS_PY_ABSENT;
+  ss_py_walk_at(py, view, tstate, bytes, field(bytes, l->tstate_cframe),
+                by_cframe ? 0 : field(bytes, l->tstate_current));
 }
 
-bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view,
                        const unsigned char *bytes, uint64_t anchor)
 {
   const struct ss_py_layout *l = &py->layout;
   struct ss_py_frame f;
-  struct cframe c;
-  if (l->boundary == SS_PY_BOUNDARY_EACH)
-    return false;
-  if (l->boundary == SS_PY_BOUNDARY_FLAG) {
-    if (!cframe_read(py, view, anchor, &c))
-      return false;
-    walk_cframes(py, view, c.previous, root_of(py, tstate));
-    return true;
-  }
   if (!ss_py_frame_read(py, view, anchor, &f) || f.owner != l->entry_owner)
     return false;
   walk_owner(py, view, f.previous, field(bytes, l->tstate_base_frame));

@@ -13,7 +13,8 @@
 #include "python_priv.h"
 #include "stacksample/sys.h"
 
-enum { UNASSIGNED = 0 };
+enum { UNASSIGNED = 0, REGISTERS = 6 };
+enum { PROLOGUE_MAX = 256 }; /* bytes of code until an activation is set up */
 
 struct merge {
   struct ss_py *py;
@@ -102,6 +103,38 @@ static size_t native_holding(const struct merge *m, uint64_t addr, size_t from)
   return m->native_count;
 }
 
+/* The leaf is the evaluation function within its first instructions: what its
+ * _PyCFrame holds may be of the activation that stood there before. */
+static bool leaf_is_entering(struct merge *m)
+{
+  return m->native_count > 0 && is_eval(m->py, &m->native[0]) &&
+         m->native[0].vaddr - m->native[0].function < PROLOGUE_MAX;
+}
+
+/* The register that holds the current frame in the leaf: learned from leaves that
+ * were verified. REGISTERS: none yet. */
+static unsigned frame_register(const struct ss_py *py)
+{
+  unsigned best = REGISTERS;
+  for (unsigned r = 0; r < REGISTERS; r++)
+    if (py->frame_hits[r] >= SS_PY_EVAL_SURE &&
+        (best == REGISTERS || py->frame_hits[r] > py->frame_hits[best]))
+      best = r;
+  return best;
+}
+
+/* Is segment `s` the leaf's: not while its _PyCFrame may be an old one, unless the
+ * register agrees. */
+static bool leaf_agrees(struct merge *m, const struct ss_py_segment *s)
+{
+  const struct ss_py *py = m->py;
+  if (py->layout.anchor != SS_PY_ANCHOR_CFRAME || !leaf_is_entering(m))
+    return true;
+  const unsigned r = frame_register(py);
+  return r < REGISTERS && s->count > 0 && (m->native[0].saved_known & 1u << r) &&
+         m->native[0].saved[r] == py->steps[s->first].frame;
+}
+
 static void assign(struct merge *m, size_t first_segment)
 {
   size_t from = 0;
@@ -110,7 +143,7 @@ static void assign(struct merge *m, size_t first_segment)
     if (!s->closed)
       continue;
     const size_t at = native_holding(m, s->anchor, from);
-    if (at == m->native_count)
+    if (at == m->native_count || (at == 0 && !leaf_agrees(m, s)))
       continue;
     if (m->assigned[at] != UNASSIGNED) {
       doubt(m, "two activations in one native frame");
@@ -123,21 +156,74 @@ static void assign(struct merge *m, size_t first_segment)
   }
 }
 
-/* The chain broke: goes on behind the first evaluation frame that has nothing
- * yet, by its anchor in the snapshot. */
-static void recover(struct merge *m)
+static void learn_places(struct merge *m)
 {
   struct ss_py *py = m->py;
+  const struct ss_py_layout *l = &py->layout;
+  if (m->why || m->native_count == 0)
+    return;
   for (size_t i = 0; i < m->native_count; i++) {
-    if (m->assigned[i] != UNASSIGNED || !is_eval(py, &m->native[i]))
+    const struct ss_frame *f = &m->native[i];
+    if (m->assigned[i] == UNASSIGNED)
       continue;
-    const size_t before = py->segment_count;
-    const uint64_t anchor = m->native[i].cfa - eval_of(py, &m->native[i])->delta;
-    if (ss_py_walk_behind(py, &m->view, m->tstate, m->tstate_bytes, anchor)) {
-      assign(m, before);
-      return;
+    const struct ss_py_segment *s = &py->segments[m->assigned[i] - 1];
+    for (unsigned r = 0; i == 0 && r < REGISTERS && s->count > 0; r++)
+      py->frame_hits[r] +=
+          (f->saved_known & 1u << r) != 0 && f->saved[r] == py->steps[s->first].frame;
+    const uint64_t cframe = l->tstate_cframe != SS_PY_ABSENT
+                                ? ss_py_u64(m->tstate_bytes, l->tstate_cframe)
+                                : 0;
+    if (cframe >= f->sp && cframe < f->cfa) {
+      py->cframe_hits = py->cframe_delta == f->cfa - cframe ? py->cframe_hits + 1 : 1;
+      py->cframe_delta = f->cfa - cframe;
     }
+    return; /* the innermost tells */
   }
+}
+
+/* Walks from the leaf's own activation by the frame in its register. */
+static bool recover_leaf(struct merge *m)
+{
+  struct ss_py *py = m->py;
+  const struct ss_frame *leaf = &m->native[0];
+  const unsigned r = frame_register(py);
+  if (r == REGISTERS || !is_eval(py, leaf) || leaf_is_entering(m) ||
+      !(leaf->saved_known & 1u << r))
+    return false;
+  const size_t before = py->segment_count;
+  ss_py_walk_at(py, &m->view, m->tstate, m->tstate_bytes, leaf->cfa - py->cframe_delta,
+                leaf->saved[r]);
+  assign(m, before);
+  return m->assigned[0] != UNASSIGNED;
+}
+
+/* Walks from or behind the activation in native frame `i`, by its anchor in the
+ * snapshot. */
+static bool recover_at(struct merge *m, size_t i)
+{
+  struct ss_py *py = m->py;
+  const struct ss_frame *f = &m->native[i];
+  const size_t before = py->segment_count;
+  if (py->layout.anchor == SS_PY_ANCHOR_CFRAME) {
+    if (i == 0 || py->cframe_hits < SS_PY_EVAL_SURE)
+      return false;
+    ss_py_walk_at(py, &m->view, m->tstate, m->tstate_bytes, f->cfa - py->cframe_delta, 0);
+  } else if (!ss_py_walk_behind(py, &m->view, m->tstate_bytes,
+                                f->cfa - eval_of(py, f)->delta)) {
+    return false;
+  }
+  assign(m, before);
+  return true;
+}
+
+/* The chain broke: goes on at the first evaluation frame that has nothing yet. */
+static void recover(struct merge *m)
+{
+  if (m->assigned[0] == UNASSIGNED && recover_leaf(m))
+    return;
+  for (size_t i = 0; i < m->native_count; i++)
+    if (m->assigned[i] == UNASSIGNED && is_eval(m->py, &m->native[i]) && recover_at(m, i))
+      return;
 }
 
 static bool chain_broke(const struct ss_py *py)
@@ -159,10 +245,14 @@ static void assign_all(struct merge *m)
     return;
   }
   assign(m, 0);
-  if (m->native_count > 0 && chain_broke(py)) {
-    py->counts.rejected++;
-    recover(m);
-  }
+  if (m->native_count == 0 || !chain_broke(py))
+    return;
+  recover(m);
+  if (leaf_is_entering(m))
+    return; /* that is why, and it has no frames yet */
+  py->counts.rejected++;
+  if (m->assigned[0] == UNASSIGNED && is_eval(py, &m->native[0]))
+    doubt(m, "the chain of frames could not be read to its end");
 }
 
 /* ---- verifying ------------------------------------------------------------ */
@@ -392,6 +482,7 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
   result->has_python = true;
   assign_all(&m);
   verify(&m);
+  learn_places(&m);
   put_all(&m, &to);
   settle(&m, result);
   ss_py_plan_update(py, m.thread, m.tstate, m.tstate_bytes);

@@ -130,6 +130,7 @@ struct ss_py_layout {
   uint8_t values_head; /* bytes before the first of a PyDictValues */
   uint8_t lasti_unit;  /* bytes per f_lasti step; 0: instr is a pointer */
   uint8_t entry_owner; /* owner of an entry_frame */
+  uint8_t owner_max;   /* the largest there is; more is not a frame */
   uint8_t code_tag;    /* low bits of frame.code that are a tag */
   uint8_t kind_shift;  /* bits of str.state: bytes a character (3 bits), */
   uint8_t compact_bit; /* characters follow the head, */
@@ -290,7 +291,9 @@ struct ss_py {
   unsigned eval_count;
   const struct ss_module *module; /* that defines _PyRuntime */
   uint64_t eval_start, eval_end;  /* _PyEval_EvalFrameDefault in it; 0 unknown */
-  uint64_t frame_hits[6]; /* how often a saved register held the frame (to 3.10) */
+  uint64_t frame_hits[6];         /* how often a saved register held the current frame */
+  uint64_t cframe_delta;          /* CFA - _PyCFrame (3.12, which has both anchors) */
+  uint32_t cframe_hits;
 
   struct ss_py_step *steps; /* scratch of a merge */
   size_t step_count, step_cap;
@@ -357,10 +360,14 @@ bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
  * anchor. */
 void ss_py_walk(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
                 const unsigned char *tstate_bytes);
-/* Goes on behind the activation whose anchor is at `anchor` in the snapshot;
- * false: there is no anchor there. */
-bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+/* Goes on behind the activation whose entry_frame is at `anchor` in the snapshot;
+ * false: there is none. */
+bool ss_py_walk_behind(struct ss_py *py, struct ss_py_view *view,
                        const unsigned char *tstate_bytes, uint64_t anchor);
+/* Walks from an activation whose _PyCFrame is at `cframe` (0: not needed) and whose
+ * current frame is `frame` (0: as the _PyCFrame says). */
+void ss_py_walk_at(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
+                   const unsigned char *tstate_bytes, uint64_t cframe, uint64_t frame);
 
 /* Up to 3.10: assigns each frame's segment to the evaluation frame that has it in
  * a callee-saved register. `assigned` (native frame -> segment + 1) is filled;
