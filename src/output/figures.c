@@ -220,6 +220,26 @@ void ss_figures_sort_tests(struct ss_figures *f)
     qsort(f->tests, f->p->n_phases, sizeof *f->tests, by_wall);
 }
 
+static enum ss_err fill(struct ss_figures *f, struct ss_diag *diag)
+{
+  enum ss_err err;
+
+  f->threads = calloc(f->p->n_threads + 1, sizeof *f->threads);
+  f->tests = calloc(f->p->n_phases + 1, sizeof *f->tests);
+  if (!f->threads || !f->tests)
+    return ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");
+  find_clocks(f);
+  init_tests(f);
+  add_ledger(f);
+  add_samples(f);
+  err = ss_figures_stacks(f, diag);
+  if (err != SS_ERR_OK)
+    return err;
+  err = fold_roles(f);
+  ss_figures_log(f);
+  return err;
+}
+
 enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag)
 {
@@ -227,23 +247,10 @@ enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool fun
 
   *f = (struct ss_figures){.p = p, .with_functions = functions};
   f->faults_known = method && strcmp(method, "samples") == 0;
-  f->threads = calloc(p->n_threads + 1, sizeof *f->threads);
-  f->tests = calloc(p->n_phases + 1, sizeof *f->tests);
   enum ss_err err = ss_texts_init(&f->texts, p, diag);
-  if (err == SS_ERR_OK && (!f->threads || !f->tests))
-    err = ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");
-  if (err == SS_ERR_OK) {
-    find_clocks(f);
-    init_tests(f);
-    add_ledger(f);
-    add_samples(f);
-    err = ss_figures_stacks(f, diag);
-  }
   if (err == SS_ERR_OK)
-    err = fold_roles(f);
-  if (err == SS_ERR_OK)
-    ss_figures_log(f);
-  else
+    err = fill(f, diag);
+  if (err != SS_ERR_OK)
     ss_figures_release(f);
   return err;
 }

@@ -11,7 +11,7 @@
 
 /* pytest's exit codes (its documentation, "Exit codes"). */
 static const char *const pytest_codes[] = {NULL,
-                                           "tests failed",
+                                           NULL, /* tests failed: no news */
                                            "interrupted",
                                            "an internal error of pytest",
                                            "wrong usage of pytest",
@@ -95,11 +95,12 @@ static const char *ender(const char *ended_by)
 
 static void put_code(const struct ss_figures *f, struct ss_buf *out, uint64_t code)
 {
-  bool known =
-      is_pytest(f) && code > 0 && code < sizeof pytest_codes / sizeof pytest_codes[0];
+  const char *meaning = NULL;
 
-  if (known && code > 1)
-    ss_buf_addf(out, ": %s (exit %llu)", pytest_codes[code], (unsigned long long)code);
+  if (is_pytest(f) && code < sizeof pytest_codes / sizeof pytest_codes[0])
+    meaning = pytest_codes[code];
+  if (meaning)
+    ss_buf_addf(out, ": %s (exit %llu)", meaning, (unsigned long long)code);
   else if (code)
     ss_buf_addf(out, " with exit %llu", (unsigned long long)code);
 }

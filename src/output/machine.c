@@ -118,7 +118,7 @@ static void store_cgroup(struct ss_store *store)
   ss_buf_release(&path);
 }
 
-static void add_rlimit(cJSON *to, const char *name, int resource)
+static void add_rlimit(cJSON *to, const char *name, __rlimit_resource_t resource)
 {
   struct rlimit r;
 

@@ -116,7 +116,7 @@ static enum ss_err add_files(cJSON *files, const struct ss_dir *dir, const char 
 
   for (size_t i = 0; i < names.count && err == SS_ERR_OK; i++) {
     char hex[65];
-    uint64_t size;
+    uint64_t size = 0;
     struct ss_buf shown = {0};
     err = hash_file(dir, names.items[i], hex, &size, diag);
     if (err == SS_ERR_OK) {

@@ -25,8 +25,6 @@
 #define LIMIT_MS 60000
 #define OUTPUT_MAX (1u << 20)
 
-extern char **environ;
-
 /* ---- which interpreter ------------------------------------------------------------ */
 
 static bool is_python_name(const char *name)
