@@ -123,7 +123,7 @@ static int sample(struct ss_session *s, const struct attach_options *o, int sign
   wait_for_end(signal_fd, pidfd, o->duration_ns);
   ss_session_stop(s, ss_now_ns());
   ss_store_meta_u64(s->store, SS_META_FINISHED, 1);
-  if (ss_session_write(s, &diag) != SS_ERR_OK) {
+  if (ss_session_write(s, NULL, &diag) != SS_ERR_OK) {
     ss_say("the bundle is incomplete: %s", diag.text);
     return SS_EXIT_PART;
   }

@@ -78,7 +78,7 @@ static int write_files(struct ss_bundle *bundle, const struct report_options *o,
   struct ss_profile *profile = NULL;
   struct ss_diag diag = {0};
   unsigned failed =
-      ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, &diag);
+      ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, NULL, &diag);
 
   if (failed > 0) {
     ss_say("%u outputs could not be written: %s", failed, diag.text);

@@ -259,25 +259,51 @@ static const char *no_torch_env(const struct watch *w, const struct ss_exit *end
   return "the command ran no Python that was seen";
 }
 
-static void finish(struct ss_session *s, const struct run_options *o,
-                   const struct watch *w, const struct ss_facts_config *facts,
-                   const struct ss_exit *end, int status)
+/* Looks whether an interrupt came since: the command has ended, this is ours. */
+static bool interrupted_again(void *arg)
+{
+  struct watch *w = arg;
+  struct ss_launch_event event = {0};
+
+  do {
+    ss_launch_next(w->launch, 0, &event);
+    w->interrupts = event.interrupts;
+  } while (event.what == SS_LAUNCH_SIGNAL);
+  return w->interrupts > 1;
+}
+
+/* The witness copies the command's output: part of what we cost. */
+static uint64_t witness_cpu_ns(const struct ss_launch *launch)
+{
+  pid_t pid = ss_launch_witness_pid(launch);
+  uint64_t cpu_ns = 0, wait_ns = 0;
+
+  return pid > 0 && ss_schedstat_read(pid, pid, &cpu_ns, &wait_ns) ? cpu_ns : 0;
+}
+
+static void finish(struct ss_session *s, const struct run_options *o, struct watch *w,
+                   const struct ss_facts_config *facts, const struct ss_exit *end,
+                   int status)
 {
   struct ss_ending ending = {.exit = end,
                              .status = status,
                              .signal_seen = w->signal_seen,
                              .timed_out = w->timed_out};
-  bool may_run = w->python.len > 0 && w->interrupts == 0 && end->signal == 0;
+  struct ss_hurry hurry = {interrupted_again, w};
   struct ss_diag diag = {0};
+  bool may_run;
 
   if (ss_facts_end(s->bundle, facts, &ending, s->store, &diag) != SS_ERR_OK)
     ss_note(s->notes, "exit_code.txt or time.txt is missing: %s", diag.text);
   if (w->dumps)
     ss_dumps_store(w->dumps, s->store);
-  if (ss_session_write(s, &diag) != SS_ERR_OK)
+  s->helper_cpu_ns = witness_cpu_ns(w->launch);
+  if (ss_session_write(s, &hurry, &diag) != SS_ERR_OK)
     ss_say("the bundle is incomplete: %s", diag.text);
   if (!o->session.quiet)
     ss_closing_lines(s->bundle, end, status);
+  (void)interrupted_again(w);
+  may_run = w->python.len > 0 && w->interrupts == 0 && end->signal == 0;
   (void)ss_facts_torch_env(s->bundle, may_run ? ss_buf_str(&w->python) : NULL,
                            no_torch_env(w, end), &diag);
   ss_session_manifest(s, &diag);

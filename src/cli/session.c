@@ -81,17 +81,23 @@ static bool wanted(const struct ss_writer *w, const char *format)
 }
 
 unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
-                          const struct ss_write_options *options, struct ss_diag *diag)
+                          const struct ss_write_options *options,
+                          const struct ss_hurry *hurry, struct ss_diag *diag)
 {
   struct ss_profile *profile = NULL;
   unsigned failed = 0;
 
   if (ss_profile_open(&profile, ss_bundle_dir(bundle), profile_name, diag) != SS_ERR_OK)
     return 1;
-  for (const struct ss_writer *w = ss_writers; w->format; w++)
-    if (wanted(w, format) &&
-        ss_bundle_write(bundle, w, profile, options, diag) != SS_ERR_OK)
+  for (const struct ss_writer *w = ss_writers; w->format; w++) {
+    if (!wanted(w, format))
+      continue;
+    if (!w->always && hurry && hurry->asked(hurry->arg))
+      ss_bundle_absent(bundle, w->file,
+                       "interrupted again; `stacksample report` makes it");
+    else if (ss_bundle_write(bundle, w, profile, options, diag) != SS_ERR_OK)
       failed++;
+  }
   ss_profile_close(profile);
   return failed;
 }
@@ -356,12 +362,14 @@ static void store_own_figures(struct ss_session *s)
   ss_buf_addc(&list.json, ']');
   ss_store_meta(s->store, SS_META_NOTES, ss_buf_str(&list.json));
   ss_buf_release(&list.json);
-  ss_store_meta_u64(s->store, SS_META_OWN_CPU_NS, ss_own_cpu_ns() - s->own_cpu_ns);
+  ss_store_meta_u64(s->store, SS_META_OWN_CPU_NS,
+                    ss_own_cpu_ns() - s->own_cpu_ns + s->helper_cpu_ns);
   if (getrusage(RUSAGE_SELF, &own) == 0)
     ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB, (uint64_t)own.ru_maxrss);
 }
 
-enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag)
+enum ss_err ss_session_write(struct ss_session *s, const struct ss_hurry *hurry,
+                             struct ss_diag *diag)
 {
   struct ss_write_options options = {.trace_slices_only = s->options->trace_slices_only};
   enum ss_err err;
@@ -374,7 +382,7 @@ enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag)
   ss_bundle_release_reserve(s->bundle);
   err = ss_store_close(s->store, diag);
   s->store = NULL;
-  if (ss_outputs_write(s->bundle, s->options->format, &options, diag) > 0 &&
+  if (ss_outputs_write(s->bundle, s->options->format, &options, hurry, diag) > 0 &&
       err == SS_ERR_OK)
     err = SS_ERR_IO;
   if (ss_session_manifest(s, diag) != SS_ERR_OK)

@@ -125,6 +125,7 @@ struct ss_session {
   struct ss_pipeline *pipeline;
   struct ss_diag blocked; /* why nothing is sampled; OK where something is */
   uint64_t own_cpu_ns;    /* when the session began */
+  uint64_t helper_cpu_ns; /* of our other processes (the witness) */
   uint64_t start_ns;      /* of the command; CLOCK_MONOTONIC */
 };
 
@@ -141,8 +142,16 @@ void ss_session_announce(const struct ss_session *s);
 /* The command's start, on both clocks. */
 void ss_session_clock(struct ss_session *s, uint64_t start_ns);
 void ss_session_stop(struct ss_session *s, uint64_t end_ns);
+/* Asked between two outputs: true leaves out those that are not always written.
+ * A second interrupt shortens our finishing, never the command's. */
+struct ss_hurry {
+  bool (*asked)(void *arg);
+  void *arg;
+};
+
 /* Names, figures, every output of --format, the manifest. */
-enum ss_err ss_session_write(struct ss_session *s, struct ss_diag *diag);
+enum ss_err ss_session_write(struct ss_session *s, const struct ss_hurry *hurry,
+                             struct ss_diag *diag);
 /* The manifest again, after something was added to the bundle. */
 enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag);
 /* Takes the bundle away again: nothing was sampled. */
@@ -152,7 +161,8 @@ void ss_session_free(struct ss_session *s);
 /* Writes the outputs named by `format` (NULL: the default ones) from the
  * profile.db of a bundle; counts the files that failed. */
 unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
-                          const struct ss_write_options *options, struct ss_diag *diag);
+                          const struct ss_write_options *options,
+                          const struct ss_hurry *hurry, struct ss_diag *diag);
 bool ss_format_known(const char *word, size_t len);
 
 /* terminal.c: the status line (only where `ss_progress_wanted`), closing lines. */
