@@ -61,11 +61,13 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 
 # The flamegraph's page, as C arrays.
 PAGE := $(BUILD)/gen/flamegraph_page.h
-$(PAGE): scripts/embed $(addprefix src/output/flamegraph.,html css js)
+$(PAGE): scripts/embed $(wildcard src/output/flamegraph*.html src/output/flamegraph*.css \
+                                  src/output/flamegraph*.js)
 	@mkdir -p $(@D)
-	$(call say,GEN,$@){ for part in html css js; do \
-	  scripts/embed flamegraph_$$part src/output/flamegraph.$$part || exit 1; \
-	done; } > $@.tmp && mv $@.tmp $@
+	$(call say,GEN,$@)( cd src/output && embed=../../scripts/embed && \
+	  $$embed flamegraph_html flamegraph.html && $$embed flamegraph_css flamegraph.css && \
+	  $$embed flamegraph_js flamegraph_model.js flamegraph.js \
+	) > $@.tmp && mv $@.tmp $@
 $(BUILD)/src/output/flamegraph.o: $(PAGE)
 
 $(LIB): $(OBJ)
