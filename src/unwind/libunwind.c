@@ -118,8 +118,9 @@ static bool read_file_word(const struct ss_libunwind *lu, uint64_t addr,
   if (addr + SS_FRAME_SIZE_MAX >= sp && addr < sp + SS_STACK_READ_MAX)
     return false;
   struct ss_place place = ss_place_of(lu->u->space, addr);
-  return place.module != NULL && ss_image_read(place.module->image, place.vaddr, value,
-                                               sizeof *value) == sizeof *value;
+  return place.module != NULL && place.module->image != NULL &&
+         ss_image_read(place.module->image, place.vaddr, value, sizeof *value) ==
+             sizeof *value;
 }
 
 static int access_mem(unw_addr_space_t as, unw_word_t addr, unw_word_t *value, int write,

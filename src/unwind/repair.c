@@ -36,7 +36,7 @@ struct code {
 static size_t read_code(const struct ss_unwinder *u, const struct ss_hit *hit,
                         uint64_t addr, void *buf, size_t len)
 {
-  if (hit->module != NULL)
+  if (hit->module != NULL && hit->module->image != NULL)
     return ss_image_read(hit->module->image, addr - hit->bias, buf, len);
   return u->space->live == NULL ? 0 : ss_mem_read(u->space->live, addr, buf, len);
 }

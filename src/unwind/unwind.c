@@ -93,10 +93,15 @@ struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr)
   place.executable = (map->prot & SS_PROT_EXEC) != 0;
   struct ss_module *module =
       ss_module_of(space->modules, space->pid, space->maps, map, space->live);
-  if (module != NULL && ss_module_bias(module, map, &place.bias)) {
-    place.module = module;
-    place.vaddr = addr - place.bias;
-  }
+  if (module == NULL)
+    return place;
+  /* A file that could not be opened still names its frames, by file offset. */
+  if (module->image == NULL)
+    place.bias = map->start - map->offset;
+  else if (!ss_module_bias(module, map, &place.bias))
+    return place;
+  place.module = module;
+  place.vaddr = addr - place.bias;
   return place;
 }
 

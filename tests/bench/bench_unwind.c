@@ -158,7 +158,8 @@ static bool differs(size_t number, const struct ss_frame *frames, size_t count,
   return audit_end == SS_END_COMPLETE && count > ip_count;
 }
 
-static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit)
+static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,
+                    size_t *complete_out)
 {
   static struct ss_frame frames[SS_FRAMES_MAX];
   static uint64_t ips[SS_FRAMES_MAX];
@@ -193,6 +194,7 @@ static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit)
   for (int m = 0; m < SS_METHOD_COUNT; m++)
     if (methods[m] > 0)
       printf("  frames by %-13s %zu\n", ss_method_word(m), methods[m]);
+  *complete_out = complete;
   return differ;
 }
 
@@ -260,14 +262,17 @@ int main(int argc, char **argv)
     return 1;
   }
   struct ss_unwinder *u = ss_unwinder_new(), *audit = ss_unwinder_new();
-  size_t differ = check(u, audit);
+  size_t complete = 0;
+  size_t differ = check(u, audit, &complete);
   double ours = run(u, false), theirs = run(audit, true);
   printf("ours %.0f stacks/s, libunwind %.0f stacks/s, ratio %.1f\n", ours, theirs,
          ours / theirs);
   if (bench.json)
-    printf("{\"unwind_stacks_per_s\": %.0f, \"libunwind_stacks_per_s\": %.0f, "
-           "\"stacks\": %zu, \"differ\": %zu}\n",
-           ours, theirs, bench.count, differ);
+    printf("{\"stacks\": %zu, \"complete_pct\": %.2f, \"differ\": %zu, "
+           "\"unwind_stacks_per_s\": %.0f, \"libunwind_stacks_per_s\": %.0f, "
+           "\"unwind_vs_libunwind\": %.2f}\n",
+           bench.count, 100.0 * (double)complete / (double)bench.count, differ, ours,
+           theirs, ours / theirs);
   ss_unwinder_free(u);
   ss_unwinder_free(audit);
   return differ == 0 ? 0 : 1;

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../../src/elf/elf_priv.h"
 #include "fixture.h"
 #include "stacksample/elf.h"
 
@@ -180,6 +182,117 @@ static void test_bias(void **state)
   ss_image_close(m.image);
 }
 
+/* ---- separate debug files ---------------------------------------------------- */
+
+static void put_file(const char *root, const char *fixture, const char *path)
+{
+  char full[512];
+  snprintf(full, sizeof full, "%s/%s", root, path);
+  for (char *slash = full + strlen(root) + 1; (slash = strchr(slash, '/')) != NULL;
+       slash++) {
+    *slash = 0;
+    mkdir(full, 0700);
+    *slash = '/';
+  }
+  copy_file(fixture, full);
+}
+
+/* Is the name of a local function found, which only the debug file has? */
+static bool has_local_name(const char *fixture, const char *root, const char *path)
+{
+  struct ss_module m = of_fixture(fixture);
+  struct ss_image *whole = NULL;
+  struct ss_symbol sym, found;
+  assert_int_equal(ss_image_open(&whole, fixture_open("elf/small.so"), "small", NULL),
+                   SS_ERR_OK);
+  assert_true(ss_image_lookup(whole, "local_function", &sym));
+  m.root_fd = open(root, O_PATH | O_DIRECTORY);
+  m.path = (char *)(uintptr_t)path;
+  bool has = ss_module_symbol(&m, sym.start, &found) &&
+             strcmp(found.name, "local_function") == 0;
+  ss_symtab_free(m.symtab);
+  ss_image_close(m.debug);
+  ss_image_close(m.image);
+  ss_image_close(whole);
+  close(m.root_fd);
+  return has;
+}
+
+#define BUILD_ID_FILE                                                                    \
+  "usr/lib/debug/.build-id/00/112233445566778899aabbccddeeff00112233.debug"
+
+static int remove_entry(const char *path, const struct stat *st, int type,
+                        struct FTW *ftw)
+{
+  (void)st;
+  (void)type;
+  (void)ftw;
+  return remove(path);
+}
+
+/* A root with one file in it. */
+static bool named_with(const char *debug, const char *at, const char *fixture,
+                       const char *path)
+{
+  char root[] = "/tmp/stacksample-root-XXXXXX";
+  assert_non_null(mkdtemp(root));
+  put_file(root, debug, at);
+  bool has = has_local_name(fixture, root, path);
+  nftw(root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+  return has;
+}
+
+static void test_debug_files(void **state)
+{
+  (void)state;
+  assert_true(
+      named_with("elf/small.debug", BUILD_ID_FILE, "elf/stripped.so", "/lib/a.so"));
+  assert_true(
+      named_with("elf/small.debug", "lib/small.debug", "elf/linked.so", "/lib/a.so"));
+  assert_true(named_with("elf/small.debug", "lib/.debug/small.debug", "elf/linked.so",
+                         "/lib/a.so"));
+  assert_true(named_with("elf/small.debug", "usr/lib/debug/lib/small.debug",
+                         "elf/linked.so", "/lib/a.so"));
+  /* No link, the wrong place, another build. */
+  assert_false(
+      named_with("elf/small.debug", "lib/small.debug", "elf/stripped.so", "/lib/a.so"));
+  assert_false(
+      named_with("elf/small.debug", "usr/small.debug", "elf/linked.so", "/lib/a.so"));
+  assert_false(
+      named_with("elf/other.debug", "lib/small.debug", "elf/linked.so", "/lib/a.so"));
+  assert_false(
+      named_with("elf/other.debug", BUILD_ID_FILE, "elf/linked.so", "/lib/a.so"));
+}
+
+static void test_debuglink_is_a_basename(void **state)
+{
+  (void)state;
+  static const struct {
+    const char *bytes;
+    size_t len;
+    bool good;
+  } links[] = {
+      {"a.debug\0\1\2\3\4", 12, true},
+      {"../../etc/passwd\0\0\0\0\1\2\3\4", 24, false},
+      {"/etc/passwd\0\1\2\3\4", 16, false},
+      {"..\0\0\1\2\3\4", 8, false},
+      {"\0\0\0\0\1\2\3\4", 8, false},
+      {"no end", 6, false},
+      {"a.debug\0\1\2\3", 11, false},
+  };
+  const char *name;
+  uint32_t crc;
+  for (size_t i = 0; i < sizeof links / sizeof links[0]; i++)
+    assert_int_equal(ss_debuglink_parse((const unsigned char *)links[i].bytes,
+                                        links[i].len, &name, &crc),
+                     links[i].good);
+  char lengthy[4100];
+  memset(lengthy, 'x', sizeof lengthy);
+  lengthy[4090] = 0;
+  assert_false(
+      ss_debuglink_parse((const unsigned char *)lengthy, sizeof lengthy, &name, &crc));
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -187,6 +300,8 @@ int main(void)
       cmocka_unit_test(test_vdso_and_anonymous),
       cmocka_unit_test(test_file_identity),
       cmocka_unit_test(test_bias),
+      cmocka_unit_test(test_debug_files),
+      cmocka_unit_test(test_debuglink_is_a_basename),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
