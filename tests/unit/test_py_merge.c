@@ -71,6 +71,45 @@ static void test_every_layout(void **state)
   each_layout(merge_whole);
 }
 
+/* 3.8 to 3.10: one activation a frame, which one a register tells (here r12). */
+static struct image *image_objects(unsigned minor)
+{
+  struct image *im = image_new(minor, false);
+  assert_non_null(im);
+  const uint64_t frames[] = {im->leaf, im->mid, im->outer};
+  im->py->module = &im->module;
+  im->py->eval_start = 0x500;
+  im->py->eval_end = 0x600;
+  for (int i = 0; i < 3; i++) {
+    im->native[1 + i].function = 0x500;
+    im->native[1 + i].saved[SS_SAVED_R12] = frames[i];
+    im->native[1 + i].saved_known = 1u << SS_SAVED_R12;
+  }
+  return im;
+}
+static void test_frame_objects(void **state)
+{
+  (void)state;
+  struct ss_merged out[CAP];
+  struct ss_py_result r;
+  for (unsigned minor = 8; minor <= 10; minor++) {
+    struct image *im = image_objects(minor);
+    image_merge(im, out, CAP, &r);
+    assert_merged(out, &r, "0 leaf:11 mid:21 outer:31 4");
+    assert_true(r.verified);
+    im->native[1].saved[SS_SAVED_R12] = 0x1234; /* just entered */
+    image_u64(im, im->tstate + im->py->layout.tstate_current, im->mid);
+    image_merge(im, out, CAP, &r);
+    assert_merged(out, &r, "0 1 mid:21 outer:31 4");
+    assert_true(r.verified);
+    im->native[2].saved[SS_SAVED_R12] = 0x1234; /* nothing is shifted */
+    image_merge(im, out, CAP, &r);
+    assert_merged(out, &r, "0 1 2 outer:31 4");
+    assert_false(r.verified);
+    image_free(im);
+  }
+}
+
 /* A warm cache of evaluation functions, then the chain breaks at `leaf`. */
 static void broken_leaf(struct image *im)
 {
@@ -357,6 +396,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_layout),
+      cmocka_unit_test(test_frame_objects),
       cmocka_unit_test(test_broken_chain_keeps_outer_frames),
       cmocka_unit_test(test_prologue_of_the_leaf),
       cmocka_unit_test(test_anchor_at_another_place_is_noticed),
