@@ -116,6 +116,13 @@ static bool encode_cfa(const struct builder *b, const struct ss_cfa_value *cfa,
   return true;
 }
 
+/* In a slot that the 8 bits of `slots` can name? */
+static bool in_slot(const struct ss_cfa_value *v)
+{
+  return v->kind == SS_CFA_OFFSET && v->off % 8 == 0 && v->off < 0 &&
+         v->off / 8 >= INT8_MIN;
+}
+
 static bool encode_bp(const struct builder *b, const struct ss_cfa_value *bp,
                       struct ss_rule *rule)
 {
@@ -130,6 +137,8 @@ static bool encode_bp(const struct builder *b, const struct ss_cfa_value *bp,
     rule->bp_kind = SS_BP_LOST;
     return true;
   case SS_CFA_OFFSET:
+    if (in_slot(bp))
+      return true;
     rule->bp_kind = SS_BP_AT_CFA;
     rule->bp_off = (int32_t)bp->off;
     return fits(bp->off);
@@ -145,19 +154,16 @@ static bool encode_bp(const struct builder *b, const struct ss_cfa_value *bp,
   }
 }
 
-/* The other preserved registers. Where one is kept is nice to know, but no
- * stack depends on it: what does not fit is lost, not slow. */
+/* The preserved registers' slots. No stack depends on another than rbp: what
+ * does not fit is lost, not slow. */
 static void encode_slots(const struct ss_cfa_state *s, struct ss_rule *rule)
 {
   for (int i = 0; i < SS_SAVED_COUNT; i++) {
     const struct ss_cfa_value *v = &s->saved[i];
-    if (i == SS_SAVED_BP || v->kind == SS_CFA_SAME)
-      continue;
-    if (v->kind == SS_CFA_OFFSET && v->off % 8 == 0 && v->off < 0 &&
-        v->off / 8 >= INT8_MIN) {
+    if (in_slot(v)) {
       rule->saves |= (uint8_t)(1u << i);
       rule->slots[i] = (int8_t)(v->off / 8);
-    } else {
+    } else if (i != SS_SAVED_BP && v->kind != SS_CFA_SAME) {
       rule->loses |= (uint8_t)(1u << i);
     }
   }

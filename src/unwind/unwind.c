@@ -221,15 +221,10 @@ static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
   frame->function = hit->function;
   frame->method = SS_METHOD_CFI;
   frame->signal = (hit->rule.flags & SS_RULE_SIGNAL) != 0;
-  /* Written out: this is done for every frame. */
-  static_assert(SS_REG_R15 == SS_REG_R12 + 3 && SS_SAVED_R15 == SS_SAVED_R12 + 3,
-                "in a row");
   frame->saved[SS_SAVED_BX] = w->r[SS_REG_BX];
   frame->saved[SS_SAVED_BP] = w->r[SS_REG_BP];
   memcpy(&frame->saved[SS_SAVED_R12], &w->r[SS_REG_R12], 4 * sizeof w->r[0]);
-  frame->saved_known = (uint8_t)((w->known >> SS_REG_BX & 1u) << SS_SAVED_BX |
-                                 (w->known >> SS_REG_BP & 1u) << SS_SAVED_BP |
-                                 (w->known >> SS_REG_R12 & 15u) << SS_SAVED_R12);
+  frame->saved_known = (uint8_t)ss_regs_to_saved(w->known);
 }
 
 static enum ss_end check_cfa(uint64_t sp, uint64_t cfa)
@@ -319,16 +314,30 @@ static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
   }
 }
 
-/* The other preserved registers of the caller. */
-static inline void rule_slots(const struct ss_unwinder *u, struct ss_walk *w,
-                              const struct ss_rule *rule, const struct extent *e)
+/* The preserved registers of the caller from their slots, where the frame is a
+ * caller itself and its bytes are at hand. Unrolled, because the processor cannot
+ * predict how often a loop over the bits of `saves` would run. */
+static inline void copy_slots(struct ss_walk *w, const struct ss_rule *rule,
+                              const struct extent *e)
 {
-  for (unsigned left = rule->saves; left != 0; left &= left - 1) {
-    unsigned i = (unsigned)__builtin_ctz(left);
-    set_register(w, u, e, ss_saved_reg[i], 8 * (int64_t)rule->slots[i]);
+  int64_t lowest = (int64_t)(e->sp - e->cfa);
+#pragma GCC unroll 6
+  for (unsigned i = 0; i < SS_SAVED_COUNT; i++) {
+    int64_t off = 8 * (int64_t)rule->slots[i];
+    if (off != 0 && off >= lowest)
+      memcpy(&w->r[ss_saved_reg[i]], e->end + off, 8);
   }
-  for (unsigned left = rule->loses; left != 0; left &= left - 1)
-    w->known &= ~(1u << ss_saved_reg[__builtin_ctz(left)]);
+  w->known = (w->known | ss_saved_to_regs(rule->saves)) & ~ss_saved_to_regs(rule->loses);
+}
+
+/* The same in general. */
+static void read_slots(const struct ss_unwinder *u, struct ss_walk *w,
+                       const struct ss_rule *rule, const struct extent *e)
+{
+  for (unsigned i = 0; i < SS_SAVED_COUNT; i++)
+    if ((rule->saves >> i & 1u) != 0)
+      set_register(w, u, e, ss_saved_reg[i], 8 * (int64_t)rule->slots[i]);
+  w->known &= ~ss_saved_to_regs(rule->loses);
 }
 
 /* The hot path: the caller by the compact rule of the frame's address. */
@@ -351,8 +360,12 @@ static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *f
   }
   if (read_slot(u, &e, -8, &ra) != SLOT_READ)
     return ss_read_failed(u);
-  rule_bp(u, w, rule, &e);
-  rule_slots(u, w, rule, &e);
+  if (rule->bp_kind != SS_BP_SAME)
+    rule_bp(u, w, rule, &e);
+  if (!w->exact && e.end != NULL)
+    copy_slots(w, rule, &e);
+  else
+    read_slots(u, w, rule, &e);
   w->r[SS_REG_IP] = ra;
   w->r[SS_REG_SP] = cfa;
   w->known &= u->carried;

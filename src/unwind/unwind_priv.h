@@ -77,6 +77,21 @@ struct ss_cfa_state {
 int ss_saved_index(int reg);
 static const uint8_t ss_saved_reg[SS_SAVED_COUNT] = {SS_REG_BX,  SS_REG_BP,  SS_REG_R12,
                                                      SS_REG_R13, SS_REG_R14, SS_REG_R15};
+/* A set of SS_SAVED_* bits as the same set of ss_reg bits, and back. */
+static_assert(SS_REG_R15 == SS_REG_R12 + 3 && SS_SAVED_R15 == SS_SAVED_R12 + 3,
+              "in a row");
+static inline uint32_t ss_saved_to_regs(uint32_t saved)
+{
+  return (saved >> SS_SAVED_BX & 1u) << SS_REG_BX |
+         (saved >> SS_SAVED_BP & 1u) << SS_REG_BP |
+         (saved >> SS_SAVED_R12 & 15u) << SS_REG_R12;
+}
+static inline uint32_t ss_regs_to_saved(uint32_t regs)
+{
+  return (regs >> SS_REG_BX & 1u) << SS_SAVED_BX |
+         (regs >> SS_REG_BP & 1u) << SS_SAVED_BP |
+         (regs >> SS_REG_R12 & 15u) << SS_SAVED_R12;
+}
 typedef void ss_row_fn(void *arg, uint64_t pc, const struct ss_cfa_state *state);
 /* The state after the CIE's program. */
 bool ss_cfa_initial(const struct ss_cfi_section *section, const struct ss_fde *fde,
@@ -97,8 +112,8 @@ enum {
   SS_RULE_NOCFI
 };
 enum {
-  SS_BP_SAME,
-  SS_BP_AT_CFA, /* rbp's slot is CFA + bp_off */
+  SS_BP_SAME,   /* or in its slot */
+  SS_BP_AT_CFA, /* rbp's slot is CFA + bp_off, too far for `slots` */
   SS_BP_AT_BP,  /* rbp's slot is rbp + bp_off */
   SS_BP_LOST
 };

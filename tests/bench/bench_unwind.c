@@ -38,7 +38,7 @@ static struct {
   struct ss_modules *modules;
   size_t snapshot, rounds;
   bool verbose, json;
-} bench = {.snapshot = 16384, .rounds = 20};
+} bench = {.snapshot = 16384, .rounds = 100};
 
 static unsigned char *read_file(const char *path, size_t *len)
 {

@@ -164,10 +164,13 @@ static void check_rule(struct audit *a, uint64_t pc)
   assert_int_equal(rule.cfa_kind, SS_RULE_REG);
   assert_int_equal(rule.cfa_reg, a->state.cfa.reg);
   assert_int_equal(rule.cfa_off, a->state.cfa.off);
+  bool bp_saved = a->state.saved[SS_SAVED_BP].kind == SS_CFA_OFFSET;
+  assert_int_equal(bp_saved,
+                   rule.bp_kind == SS_BP_AT_CFA || (rule.saves >> SS_SAVED_BP & 1) != 0);
   for (int i = 0; i < SS_SAVED_COUNT; i++)
-    if (i != SS_SAVED_BP && (rule.saves >> i & 1) != 0)
+    if ((rule.saves >> i & 1) != 0)
       assert_int_equal(rule.slots[i] * 8, a->state.saved[i].off);
-  if (rule.bp_kind == SS_BP_AT_CFA)
+  if (rule.bp_kind == SS_BP_AT_CFA) /* too far for a slot's 8 bits */
     assert_int_equal(rule.bp_off, a->state.saved[SS_SAVED_BP].off);
 }
 
