@@ -146,6 +146,13 @@ bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why);
 enum ss_err ss_facts_torch_env(struct ss_bundle *b, const char *python,
                                const char *why_not, struct ss_diag *diag);
 
+/* ---- numbers as a person reads them -------------------------------------------- */
+
+void ss_put_duration(struct ss_buf *out, double s); /* "14:04.9", "4.32 s" */
+void ss_put_count(struct ss_buf *out, uint64_t n);  /* "169 k", "1.09 M" */
+/* The limit that ended the run, else the earliest known; false: there is none. */
+bool ss_limit_of(const struct ss_profile *p, double *s, struct ss_buf *source);
+
 /* ---- secrets ------------------------------------------------------------------- */
 
 #define SS_REDACTED "<redacted>"

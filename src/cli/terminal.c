@@ -105,21 +105,38 @@ static uint64_t sample_count(const struct ss_profile *p)
   return all;
 }
 
+static void put_taken(struct ss_buf *line, const struct ss_profile *p)
+{
+  ss_buf_adds(line, "; ");
+  ss_put_count(line, sample_count(p));
+  ss_buf_adds(line, " samples, ");
+  ss_put_count(line, ss_profile_meta_u64(p, SS_META_LOST, 0));
+  ss_buf_addf(line, " lost, %.1f %% complete", complete_pct(p));
+}
+
 static void say_ending(const struct ss_exit *end, int status, const struct ss_profile *p)
 {
   uint64_t start_ns = ss_profile_meta_u64(p, SS_META_START_NS, 0);
   uint64_t end_ns = ss_profile_meta_u64(p, SS_META_END_NS, start_ns);
-  unsigned long long samples = sample_count(p);
-  unsigned long long lost = ss_profile_meta_u64(p, SS_META_LOST, 0);
-  char took[48];
+  struct ss_buf line = {0}, source = {0};
+  double limit;
 
-  clock_text(took, sizeof(took), (double)(end_ns - start_ns) / 1e9);
   if (end)
-    ss_say("%s ended with %d after %s; %llu samples, %llu lost, %.1f %% complete",
-           process_label(p), status, took, samples, lost, complete_pct(p));
+    ss_buf_addf(&line, "%s ended with %d after ", process_label(p), status);
   else
-    ss_say("detached after %s; %llu samples, %llu lost, %.1f %% complete", took, samples,
-           lost, complete_pct(p));
+    ss_buf_adds(&line, "detached after ");
+  ss_put_duration(&line, (double)(end_ns - start_ns) / 1e9);
+  if (ss_limit_of(p, &limit, &source)) {
+    ss_buf_adds(&line, " (limit ");
+    ss_put_duration(&line, limit);
+    /* What follows the comma tells it from others of its kind. */
+    ss_buf_addf(&line, " by %.*s)", (int)strcspn(ss_buf_str(&source), ","),
+                ss_buf_str(&source));
+  }
+  put_taken(&line, p);
+  ss_say("%s", ss_buf_str(&line));
+  ss_buf_release(&source);
+  ss_buf_release(&line);
 }
 
 void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,

@@ -58,26 +58,38 @@ static void put_test(const struct ss_figures *f, struct ss_buf *out)
                 ss_profile_str(f->p, last->phase));
 }
 
-static void put_limit(const struct ss_figures *f, struct ss_buf *out)
+bool ss_limit_of(const struct ss_profile *p, double *s, struct ss_buf *source)
 {
-  cJSON *limits = ss_json_meta(f->p, SS_META_LIMITS);
+  cJSON *limits = ss_json_meta(p, SS_META_LIMITS);
   const cJSON *item, *first = NULL;
-  double s = ss_profile_meta_f64(f->p, SS_META_LIMIT_S, 0);
 
+  *s = ss_profile_meta_f64(p, SS_META_LIMIT_S, 0);
   cJSON_ArrayForEach(item, limits)
   {
     const cJSON *own = cJSON_GetObjectItemCaseSensitive(item, "s");
-    if (!first && cJSON_IsNumber(own) && own->valuedouble > s - 0.001 &&
-        own->valuedouble < s + 0.001)
+    if (!first && cJSON_IsNumber(own) && own->valuedouble > *s - 0.001 &&
+        own->valuedouble < *s + 0.001)
       first = item;
   }
-  const char *source = ss_json_get(first, "source");
-  if (source && s > 0) {
+  const char *word = ss_json_get(first, "source");
+  bool known = word && *s > 0;
+  if (known)
+    ss_buf_adds(source, word);
+  cJSON_Delete(limits);
+  return known;
+}
+
+static void put_limit(const struct ss_figures *f, struct ss_buf *out)
+{
+  struct ss_buf source = {0};
+  double s;
+
+  if (ss_limit_of(f->p, &s, &source)) {
     ss_buf_adds(out, ", limit ");
     ss_put_duration(out, s);
-    ss_buf_addf(out, " (%s)", source);
+    ss_buf_addf(out, " (%s)", ss_buf_str(&source));
   }
-  cJSON_Delete(limits);
+  ss_buf_release(&source);
 }
 
 static const char *ender(const char *ended_by)

@@ -66,6 +66,18 @@ static void command_para(struct ss_doc *d, const struct ss_figures *f)
   ss_buf_release(&text);
 }
 
+/* Worth a sentence from a twentieth of the CPU time on. */
+static void put_starved(struct ss_buf *out, const struct ss_figures *f)
+{
+  uint64_t starved = f->total.ns[SS_STATE_RUNNABLE];
+
+  if (starved <= ss_spent_running(&f->total) / 20)
+    return;
+  ss_buf_adds(out, " Threads that could run had no CPU for ");
+  ss_put_seconds(out, starved);
+  ss_buf_adds(out, " s: too many threads, another load on this machine, or a limit.");
+}
+
 /* By the ledger; where nothing was sampled, by what wait4 said. */
 static void put_cpu(struct ss_buf *text, const struct ss_figures *f)
 {
@@ -99,6 +111,7 @@ static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
   ss_buf_adds(&text, " s");
   put_cpu(&text, f);
   ss_buf_addc(&text, '.');
+  put_starved(&text, f);
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }
@@ -371,6 +384,16 @@ static void put_percent_of(struct ss_buf *out, const char *what, uint64_t part,
   ss_buf_adds(out, " %");
 }
 
+/* What no unwinder could have completed by tables alone. */
+static void put_without_cfi(struct ss_buf *out, const struct ss_figures *f)
+{
+  if (!f->stacks)
+    return;
+  ss_buf_adds(out, " (");
+  ss_put_significant(out, 100 * (double)f->no_cfi / (double)f->stacks);
+  ss_buf_adds(out, " % end in code without unwind information)");
+}
+
 static void put_known_count(struct ss_buf *out, const struct ss_profile *p,
                             const char *what, const char *key)
 {
@@ -390,6 +413,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_known_count(&text, f->p, "lost", SS_META_LOST);
   put_known_count(&text, f->p, "rejected", SS_META_REJECTED);
   put_percent_of(&text, "stacks complete", f->complete, f->stacks);
+  put_without_cfi(&text, f);
   put_percent_of(&text, "truncated", f->truncated, f->samples);
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
   ss_buf_addc(&text, '.');
@@ -495,7 +519,8 @@ static void next_section(struct ss_doc *d)
   struct ss_buf text = {0};
 
   ss_doc_heading(d, "Next");
-  ss_buf_adds(&text, "Ask more: stacksample report BUNDLE --test NAME --thread main.");
+  ss_buf_adds(&text, "Open flamegraph.html in a browser. Ask more: stacksample report "
+                     "BUNDLE --test NAME --thread main.");
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }

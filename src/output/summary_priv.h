@@ -47,8 +47,9 @@ struct ss_figures {
   uint64_t run_ns, run_samples;       /* of samples taken on a CPU */
   uint64_t samples, truncated;
   uint64_t stacks, complete, merges, verified; /* samples with such a stack */
-  bool faults_known;                           /* kernel stacks were taken */
-  bool with_functions;                         /* functions and operators are wanted */
+  uint64_t no_cfi;     /* of `stacks`: ended in code without unwind information */
+  bool faults_known;   /* kernel stacks were taken */
+  bool with_functions; /* functions and operators are wanted */
   cJSON *outcomes, *durations;
   const cJSON **unseen; /* outcomes of tests too short for any look at them */
   size_t n_unseen;
@@ -71,8 +72,6 @@ void ss_figures_log(struct ss_figures *f);
 /* ---- numbers as a person reads them -------------------------------------------- */
 
 void ss_put_seconds(struct ss_buf *out, uint64_t ns);  /* "844.9", "12.3", "0.012" */
-void ss_put_duration(struct ss_buf *out, double s);    /* "14:04.9", "4.32 s" */
-void ss_put_count(struct ss_buf *out, uint64_t n);     /* "169 k", "1.09 M" */
 void ss_put_significant(struct ss_buf *out, double x); /* three digits */
 /* Share of `part` in `whole` with one standard error from `n` samples (0: none). */
 void ss_put_share(struct ss_buf *out, uint64_t part, uint64_t whole, uint64_t n);

@@ -3,9 +3,10 @@
  * samples (speedscope, Firefox Profiler, Perfetto's flamegraph of an area) then
  * show true profiles instead of merged slices.
  *
- * A reader weighs a sample by the distance to the next one, so each hole, and
- * the end, gets a "(root)" sample: else the sample before would fill it. No
- * chunk ever has a startTime (Perfetto would take it for a new profile).
+ * A reader weighs a sample by the distance to the next one, so each hole, however
+ * small, and the end get a "(root)" sample: else the sample before would fill it,
+ * and the totals of these viewers would not be those of stacks.folded. No chunk ever
+ * has a startTime (Perfetto would take it for a new profile).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -168,7 +169,7 @@ static bool add_sample(void *arg, const struct ss_sample_row *row)
   }
   if (!c->started) {
     start_profile(c, at.start_us);
-  } else if (at.start_us - before > c->trace->period_us) {
+  } else if (at.start_us > before) {
     add_at(c, ROOT_ID, before);
   }
   add_path(c, at.node);

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
+import demo_run  # noqa: E402
 import harness  # noqa: E402
 
 
@@ -21,6 +22,14 @@ def _one_at_a_time():
     """Rings take locked memory that all runs of a user share."""
     with harness.perf_lock():
         yield
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The demo, run once for all tests that look at its bundle. It holds the
+    lock itself: fixtures of the session come before those of a test."""
+    with harness.perf_lock():
+        return demo_run.Demo(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture

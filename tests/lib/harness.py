@@ -12,6 +12,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 
@@ -19,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("BUILD", "build")
 STACKSAMPLE = os.environ.get("STACKSAMPLE", str(BUILD / "stacksample"))
 TARGETS = pathlib.Path(os.environ.get("SS_TARGETS", BUILD / "targets"))
+PYTHON = os.environ.get("PYTHON", sys.executable)  # has torch and pytest
 DEADLINE = 60.0
 PERF_LOCK = "/tmp/stacksample-perf.lock"
 

@@ -1,0 +1,140 @@
+"""CPU time is the kernel's own, to the per cent: as root, where kernel stacks are
+sampled, and as a user to whom perf_event_paranoid hides them.
+
+What is compared is what wait4(2) said of the command. A share of user or kernel
+time may differ by five points or, where that is more, by five standard errors of
+the run's own number of samples: the kernel, too, tells user from kernel time by
+its timer tick.
+"""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+import harness
+from profiledb import Profile, folded
+
+PARANOID = int(pathlib.Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+CPU_S = 4
+WORKS = ["faults", "python", "openmp"]
+USERS = [
+    pytest.param([], id="as we are"),
+    pytest.param(NOBODY, id="nobody", marks=[
+        pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        pytest.mark.skipif(PARANOID > 2, reason="perf_event_paranoid is above 2"),
+    ]),
+]
+
+
+@pytest.fixture(scope="module")
+def anyones():
+    """A folder that every user can write to, with the binary and the target."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="stacksample-test-") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o777)
+        shutil.copy(harness.STACKSAMPLE, folder / "stacksample")
+        shutil.copy(harness.ROOT / "tests" / "targets" / "py_work.py", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def measured(anyones):
+    """A function: the bundle and summary of one work as one user, run once."""
+    done = {}
+
+    def run(user, work):
+        if (len(user), work) not in done:
+            out = anyones / f"{len(user)}-{work}"
+            words = [str(anyones / "stacksample"), "run", "-q", "-o", str(out), "--format",
+                     "folded", "--", harness.PYTHON, str(anyones / "py_work.py"), work,
+                     str(CPU_S)]
+            ended = harness.run(user + words, cwd=anyones, timeout=600)
+            assert ended.returncode == 0, ended.stderr
+            folder = harness.bundle(out)
+            summary = json.loads((folder / "summary.json").read_text())
+            done[len(user), work] = folder, summary
+        return done[len(user), work]
+
+    return run
+
+
+def cpu(total):
+    return total["user_s"] + total["kernel_s"] + total["spin_s"]
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("work", WORKS)
+def test_cpu_time_is_rusages(measured, user, work):
+    _, summary = measured(user, work)
+    rusage = summary["time"]["rusage"]
+    used = rusage["user_s"] + rusage["kernel_s"]
+    assert used >= CPU_S
+    assert cpu(summary["time"]["total"]) == pytest.approx(used, rel=0.03)
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("work", WORKS)
+def test_kernel_share_is_rusages(measured, user, work):
+    _, summary = measured(user, work)
+    total, rusage = summary["time"]["total"], summary["time"]["rusage"]
+    ours = total["kernel_s"] / cpu(total)
+    theirs = rusage["kernel_s"] / (rusage["user_s"] + rusage["kernel_s"])
+    samples = summary["quality"]["samples"]
+    visible = summary["engine"]["kernel_method"] == "samples"
+    assert samples >= 0.9 * 100 * CPU_S * (1 if visible else 1 - theirs)
+    error = 5 * math.sqrt(theirs * (1 - theirs) / samples)
+    assert abs(ours - theirs) <= max(0.05, error)
+    assert theirs > 0.3 if work == "faults" else theirs < 0.3, "not the work that was meant"
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("work", WORKS)
+def test_stacks_hold_that_time(measured, user, work):
+    """Samples and hidden kernel time together: at most a period a thread is not
+    yet sampled when the thread ends."""
+    folder, summary = measured(user, work)
+    held = sum(n for _, n in folded(folder / "stacks.folded")) / 1e6
+    profile = Profile(folder)
+    rest = profile.number("period_ns") / 1e9 * len(profile.threads())
+    used = cpu(summary["time"]["total"])
+    assert abs(held - used) <= 0.03 * used + rest
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("work", WORKS)
+def test_states_are_each_threads_life(measured, user, work):
+    folder, _ = measured(user, work)
+    profile = Profile(folder)
+    for thread, name, _, life in profile.threads():
+        states = profile.ledger_s(thread)
+        assert sum(states.values()) == pytest.approx(life, rel=0.01), (name, states)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_kernel_time_has_frames_of_its_own(measured, user):
+    """Kernel functions where they may be seen, a row that says so where not."""
+    folder, summary = measured(user, "faults")
+    lines = list(folded(folder / "stacks.folded"))
+    whole = sum(n for _, n in lines)
+    seen = sum(n for frames, n in lines if any(f.endswith("_[k]") for f in frames))
+    hidden = sum(n for frames, n in lines if any(f.startswith("[kernel: ") for f in frames))
+    share = summary["time"]["total"]["kernel_s"] / cpu(summary["time"]["total"])
+    visible = summary["engine"]["kernel_method"] == "samples"
+    assert visible == (not user and os.geteuid() == 0 or PARANOID < 2)
+    assert (seen if visible else hidden) / whole == pytest.approx(share, abs=0.05)
+    assert (hidden if visible else seen) == 0
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_two_openmp_threads_share_the_work(measured, user):
+    folder, _ = measured(user, "openmp")
+    profile = Profile(folder)
+    busy = sorted(profile.ledger_s(i)["user"] for i, _, role, _ in profile.threads()
+                  if role in ("main", "openmp"))
+    assert len(busy) == 2 and busy[0] > 0.2 * busy[1]
