@@ -50,11 +50,15 @@ struct ss_look_thread {
 
 struct ss_look_process {
   pid_t pid, ppid;
-  char *command;   /* quoted, secrets redacted */
-  char python[16]; /* "3.11.2" or "" */
-  uint64_t up_ns;
-  char *test; /* node id, NULL */
+  char *command;          /* quoted, secrets redacted */
+  char python[16];        /* "3.11.2" or "" */
+  uint64_t up_ns, cpu_ns; /* cpu: of all its threads, ended ones too */
+  unsigned cpus;          /* that it may use; 0 unknown */
+  double busy;            /* CPUs in use since the look before; < 0 unknown */
+  char *test;             /* node id, NULL */
   char phase[16], worker[32];
+  uint64_t test_ns; /* for how long this phase runs; SS_LOOK_UNKNOWN */
+  char why[256];    /* why it could not be looked at; "" */
   size_t n_threads;
 };
 
@@ -66,7 +70,7 @@ struct ss_look {
   size_t n_processes;
   struct ss_look_thread *threads; /* by process; each one's leader first */
   size_t n_threads;
-  size_t unvisited; /* threads that had gone, or for which there was no time */
+  size_t unvisited; /* threads for which there was no time */
   unsigned stops;
   uint64_t stop_total_ns, stop_max_ns;
 };
@@ -79,8 +83,10 @@ void ss_looker_free(struct ss_looker *l);
 
 struct ss_look_options {
   bool no_children, no_python, no_native;
-  bool never_stop;      /* running threads get no stack */
-  uint64_t deadline_ns; /* CLOCK_MONOTONIC; threads after it are unvisited; 0 */
+  bool never_stop;         /* running threads get no stack */
+  const char *test;        /* the test known to run since phase_start_ns; NULL */
+  uint64_t phase_start_ns; /* CLOCK_MONOTONIC */
+  uint64_t deadline_ns;    /* CLOCK_MONOTONIC; threads after it are unvisited; 0 */
 };
 /* GONE: the root has ended. ACCESS: why not, as one line. */
 enum ss_err ss_look_take(struct ss_looker *l, const struct ss_look_options *options,

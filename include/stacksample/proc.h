@@ -132,11 +132,14 @@ struct ss_stat { /* /proc/PID/stat */
   uint64_t utime_ticks, stime_ticks, start_ticks; /* sysconf(_SC_CLK_TCK) */
   uint64_t minflt, majflt;
   uint32_t threads;
+  int processor; /* on which it last ran; -1: the line ends before that */
 };
 /* The comm may hold anything, also ") R 1 (". */
 bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len);
 /* tid 0: the process itself, else one of its threads. */
 bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid);
+/* Nanoseconds since it was started. */
+uint64_t ss_stat_age_ns(const struct ss_stat *st);
 /* Ended, though its parent has not collected it; a leader whose other threads
  * run on has not (R07). */
 bool ss_stat_ended(const struct ss_stat *st);

@@ -22,32 +22,10 @@
 #include "look_priv.h"
 
 #define COPY_BYTES (64u << 10) /* of a thread's stack, at once */
-#define STOP_DEADLINE_MS 50
-#define CMDLINE_MAX (64u << 10)
-#define ARGV_KEPT 256
+/* For a thread that only waits for a CPU to come to its stop; it loses nothing by
+ * our waiting. */
+#define STOP_DEADLINE_MS 1000
 #define FRAMES_CAP (SS_FRAMES_MAX + SS_PY_FRAMES_MAX)
-
-struct known_process { /* one process, kept between looks */
-  struct ss_identity id;
-  struct ss_mem_live live;
-  struct ss_maps maps;
-  struct ss_unwind_space space;
-  struct ss_py *py;
-  struct ss_testenv env;
-  struct known_process *next;
-};
-
-struct ss_looker {
-  pid_t root;
-  struct ss_paths *paths;
-  struct ss_modules *modules;
-  struct ss_unwinder *unwinder;
-  struct known_process *processes;
-  struct ss_frame *native;
-  struct ss_merged *merged;
-  unsigned char *stack; /* COPY_BYTES */
-  unsigned char *raw;   /* SS_PLAN_BYTES_MAX */
-};
 
 struct ss_looker *ss_looker_new(pid_t root)
 {
@@ -71,15 +49,6 @@ struct ss_looker *ss_looker_new(pid_t root)
   return l;
 }
 
-static void known_free(struct known_process *k)
-{
-  ss_py_free(k->py);
-  ss_testenv_release(&k->env);
-  ss_maps_release(&k->maps);
-  ss_mem_live_release(&k->live);
-  free(k);
-}
-
 void ss_looker_free(struct ss_looker *l)
 {
   if (l == NULL)
@@ -87,7 +56,7 @@ void ss_looker_free(struct ss_looker *l)
   while (l->processes) {
     struct known_process *k = l->processes;
     l->processes = k->next;
-    known_free(k);
+    ss_known_free(k);
   }
   ss_unwinder_free(l->unwinder);
   ss_modules_free(l->modules);
@@ -96,93 +65,8 @@ void ss_looker_free(struct ss_looker *l)
   free(l->merged);
   free(l->stack);
   free(l->raw);
+  ss_idmap_release(&l->lags);
   free(l);
-}
-
-/* ---- processes -------------------------------------------------------------------- */
-
-static struct known_process *known_new(struct ss_looker *l, pid_t pid)
-{
-  struct known_process *k = calloc(1, sizeof(*k));
-
-  if (k == NULL || !ss_identity_get(&k->id, pid)) {
-    free(k);
-    return NULL;
-  }
-  ss_mem_live_init(&k->live, pid);
-  ss_maps_init(&k->maps, l->paths);
-  k->space = (struct ss_unwind_space){
-      .pid = pid, .maps = &k->maps, .modules = l->modules, .live = &k->live.mem};
-  k->next = l->processes;
-  l->processes = k;
-  return k;
-}
-
-/* The process as we know it; a number that came back is somebody new. Its
- * mappings are read at each look. */
-static struct known_process *know(struct ss_looker *l, pid_t pid, struct ss_diag *diag)
-{
-  struct known_process **link = &l->processes, *k;
-
-  while (*link && (*link)->id.pid != pid)
-    link = &(*link)->next;
-  k = *link;
-  if (k && !ss_identity_alive(&k->id)) {
-    *link = k->next;
-    ss_unwinder_forget(l->unwinder, pid);
-    known_free(k);
-    k = NULL;
-  }
-  if (k == NULL)
-    k = known_new(l, pid);
-  if (k == NULL) {
-    ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
-    return NULL;
-  }
-  if (ss_maps_load(&k->maps, pid, diag) != SS_ERR_OK)
-    return NULL;
-  return k;
-}
-
-static void describe_command(struct ss_look_process *p)
-{
-  struct ss_buf cmdline = {0}, quoted = {0};
-  char *words[ARGV_KEPT + 1];
-  size_t n = 0;
-
-  if (ss_cmdline_read(p->pid, CMDLINE_MAX, &cmdline) == SS_ERR_OK)
-    for (size_t at = 0; at < cmdline.len && n < ARGV_KEPT; n++) {
-      words[n] = cmdline.data + at;
-      at += strlen(words[n]) + 1;
-    }
-  words[n] = NULL;
-  (void)ss_command_quote(&quoted, words, false);
-  p->command = strdup(ss_buf_str(&quoted));
-  ss_buf_release(&cmdline);
-  ss_buf_release(&quoted);
-}
-
-static void describe(struct known_process *k, struct ss_look_process *p)
-{
-  uint64_t ticks = (uint64_t)sysconf(_SC_CLK_TCK);
-  struct ss_test_id test;
-  struct ss_stat st;
-  struct timespec boot;
-
-  if (ss_stat_read(&st, p->pid, 0) && clock_gettime(CLOCK_BOOTTIME, &boot) == 0) {
-    uint64_t up = (uint64_t)boot.tv_sec * 1000000000 + (uint64_t)boot.tv_nsec;
-    uint64_t start = st.start_ticks * (1000000000 / ticks);
-    p->ppid = st.ppid;
-    p->up_ns = up > start ? up - start : 0;
-  }
-  describe_command(p);
-  (void)ss_testenv_update(&k->env, &k->space, &k->live.mem);
-  snprintf(p->worker, sizeof(p->worker), "%s", k->env.worker);
-  if (k->env.value == NULL)
-    return;
-  ss_test_parse(k->env.value, k->env.value_len, &test);
-  p->test = strndup(test.id, test.id_len);
-  snprintf(p->phase, sizeof(p->phase), "%.*s", (int)test.phase_len, test.phase);
 }
 
 /* ---- one thread: copying -------------------------------------------------------------
@@ -363,7 +247,23 @@ static void thread_role(struct ss_look_thread *t, const char *comm)
   t->role = ss_role_of(names, n, comm, t->tid == t->pid, t->has_python);
 }
 
-static void look_at(struct ss_looker *l, struct known_process *k,
+/* A thread that is seen running may be about to block, where a stop could end its
+ * call with EINTR (epoll_wait, semop, recv with SO_RCVTIMEO): it is read as blocked
+ * if it turns out so within a millisecond. */
+static void read_blocked(const struct ss_look_thread *t, struct ss_blocked *b)
+{
+  struct timespec step = {.tv_nsec = 250000};
+
+  for (int i = 0; i < 5; i++) {
+    if (i > 0)
+      (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
+    if (!ss_blocked_read(b, t->pid, t->tid) || !b->running)
+      return;
+  }
+}
+
+/* false: it has ended. */
+static bool look_at(struct ss_looker *l, struct known_process *k,
                     const struct ss_look_options *options, struct ss_look *look,
                     struct ss_look_thread *t)
 {
@@ -373,19 +273,21 @@ static void look_at(struct ss_looker *l, struct known_process *k,
   struct ss_stat st;
 
   if (!ss_stat_read(&st, t->pid, t->tid))
-    snprintf(st.comm, sizeof(st.comm), "?");
+    return false;
   (void)ss_schedstat_read(t->pid, t->tid, &t->cpu_ns, &wait_ns);
   if (k->py)
     (void)ss_py_plan(k->py, t->tid, &copied.plan);
-  if (ss_blocked_read(&blocked, t->pid, t->tid) && !blocked.running && blocked.sp != 0)
+  read_blocked(t, &blocked);
+  if (!blocked.running && blocked.sp != 0)
     copy_blocked(&copied, &blocked);
-  else if (!options->never_stop && st.state == 'R')
+  else if (blocked.running && !options->never_stop && st.state == 'R')
     copy_running(&copied, look, t);
   if (copied.done)
     unwind(&copied, options, t);
   thread_name(k, t, st.comm);
   thread_role(t, st.comm);
-  ss_look_waiting(t, &blocked, &st, k->py, &k->live.mem);
+  ss_look_waiting(t, &blocked, &st, &l->lags, k->py, &k->live.mem);
+  return true;
 }
 
 /* ---- the look
@@ -397,17 +299,21 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
                                    struct ss_diag *diag)
 {
   struct ss_look_process *p = &look->processes[look->n_processes];
-  struct known_process *k = know(l, pid, diag);
+  struct known_process *k = ss_know(l, pid, diag);
   pid_t *tids = NULL;
   size_t count = 0;
 
+  p->pid = pid;
+  if (k == NULL && diag->err != SS_ERR_GONE && pid != l->root) {
+    snprintf(p->why, sizeof(p->why), "%s", diag->text);
+    look->n_processes++;
+  }
   if (k == NULL)
     return diag->err;
   if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
     return ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
-  p->pid = pid;
   open_python(k, p);
-  describe(k, p);
+  ss_look_describe(k, p, options);
   for (size_t i = 0; i < count; i++) {
     struct ss_look_thread *t;
     if ((options->deadline_ns && ss_now_ns() > options->deadline_ns) ||
@@ -416,9 +322,11 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
       look->unvisited += count - i;
       break;
     }
-    t = &look->threads[look->n_threads++];
+    t = &look->threads[look->n_threads];
     *t = (struct ss_look_thread){.pid = pid, .tid = tids[i], .for_ns = SS_LOOK_UNKNOWN};
-    look_at(l, k, options, look, t);
+    if (!look_at(l, k, options, look, t))
+      continue;
+    look->n_threads++;
     p->n_threads++;
   }
   look->n_processes++;
@@ -436,6 +344,7 @@ enum ss_err ss_look_take(struct ss_looker *l, const struct ss_look_options *opti
   pid_t *pids = NULL;
 
   *out = NULL;
+  ss_idmap_release(&l->lags);
   if (look == NULL)
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for a dump");
   look->at_ns = ss_now_ns();

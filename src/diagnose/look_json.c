@@ -50,6 +50,21 @@ static cJSON *frame_json(const struct ss_look_frame *f)
   return o;
 }
 
+/* What verdicts need to know of the thing waited for. */
+static void add_wait(cJSON *thread, const struct ss_look_thread *t)
+{
+  char address[32];
+  cJSON *wait;
+
+  if (t->futex == 0)
+    return;
+  wait = cJSON_AddObjectToObject(thread, "wait");
+  snprintf(address, sizeof(address), "0x%" PRIx64, t->futex);
+  add_string(wait, "futex", address);
+  if (t->state == SS_STATE_GIL && t->gil_holder >= 0)
+    cJSON_AddNumberToObject(wait, "gil_holder", t->gil_holder);
+}
+
 static cJSON *thread_json(const struct ss_look_thread *t)
 {
   cJSON *o = cJSON_CreateObject(), *frames, *call;
@@ -67,8 +82,7 @@ static cJSON *thread_json(const struct ss_look_thread *t)
     add_string(call, "name", t->syscall);
     add_string(call, "object", t->object);
   }
-  if (t->gil_holder >= 0)
-    cJSON_AddNumberToObject(o, "gil_holder", t->gil_holder);
+  add_wait(o, t);
   if (t->uninterruptible)
     cJSON_AddBoolToObject(o, "uninterruptible", true);
   frames = cJSON_AddArrayToObject(o, "frames");
@@ -83,9 +97,23 @@ static cJSON *thread_json(const struct ss_look_thread *t)
   return o;
 }
 
+static void add_test_of(cJSON *object, const struct ss_look_process *p)
+{
+  cJSON *test;
+
+  if (p->test == NULL)
+    return;
+  test = cJSON_AddObjectToObject(object, "test");
+  add_string(test, "id", p->test);
+  if (p->phase[0])
+    add_string(test, "phase", p->phase);
+  if (p->test_ns != SS_LOOK_UNKNOWN)
+    cJSON_AddNumberToObject(test, "for_s", (double)p->test_ns / 1e9);
+}
+
 static cJSON *process_json(const struct ss_look_process *p)
 {
-  cJSON *o = cJSON_CreateObject(), *test;
+  cJSON *o = cJSON_CreateObject();
 
   cJSON_AddNumberToObject(o, "pid", p->pid);
   cJSON_AddNumberToObject(o, "ppid", p->ppid);
@@ -94,28 +122,28 @@ static cJSON *process_json(const struct ss_look_process *p)
     add_string(o, "python", p->python);
   if (p->worker[0])
     add_string(o, "worker", p->worker);
-  cJSON_AddNumberToObject(o, "up_s", (double)p->up_ns / 1e9);
-  if (p->test) {
-    test = cJSON_AddObjectToObject(o, "test");
-    add_string(test, "id", p->test);
-    add_string(test, "phase", p->phase);
+  if (p->why[0]) {
+    add_string(o, "why", p->why);
+    return o;
   }
+  cJSON_AddNumberToObject(o, "up_s", (double)p->up_ns / 1e9);
+  cJSON_AddNumberToObject(o, "cpu_s", (double)p->cpu_ns / 1e9);
+  if (p->busy >= 0)
+    cJSON_AddNumberToObject(o, "busy_cpus", p->busy);
+  if (p->cpus)
+    cJSON_AddNumberToObject(o, "cpus", p->cpus);
+  add_test_of(o, p);
   return o;
 }
 
 /* The test of the first process that has one: the controller of xdist has none. */
 static void add_test(cJSON *root, const struct ss_look *look)
 {
-  for (size_t i = 0; i < look->n_processes; i++) {
-    const struct ss_look_process *p = &look->processes[i];
-    cJSON *test;
-    if (p->test == NULL)
-      continue;
-    test = cJSON_AddObjectToObject(root, "test");
-    add_string(test, "id", p->test);
-    add_string(test, "phase", p->phase);
-    return;
-  }
+  for (size_t i = 0; i < look->n_processes; i++)
+    if (look->processes[i].test) {
+      add_test_of(root, &look->processes[i]);
+      return;
+    }
   cJSON_AddNullToObject(root, "test");
 }
 

@@ -15,6 +15,8 @@
 
 #include "look_priv.h"
 
+#define COMMAND_MAX 120 /* bytes of a command line that are shown */
+#define SOURCE_COLUMN 48
 #define SOURCE_BYTES_MAX (4u << 20) /* of a file whose line is shown */
 
 /* ---- pieces ---------------------------------------------------------------------- */
@@ -72,9 +74,10 @@ static void add_python(struct ss_buf *out, const struct ss_look_frame *f, const 
   ss_buf_adds(out, " (");
   add_text(out, ss_file_shown(f->file, cwd));
   ss_buf_addf(out, ":%d)", f->line > 0 ? f->line : f->first_line);
+  ss_buf_addc(out, ' ');
   do
     ss_buf_addc(out, ' ');
-  while (out->len - start < 48);
+  while (out->len - start < SOURCE_COLUMN);
   add_source(out, f->file, f->line);
   while (out->len > 0 && out->data[out->len - 1] == ' ')
     out->data[--out->len] = '\0';
@@ -96,23 +99,37 @@ static void add_native(struct ss_buf *out, const struct ss_look_frame *f)
   }
 }
 
-/* pytest's own machinery: the same thirty frames in every stack. */
-static bool is_machinery(const struct ss_look_frame *f)
+/* Machinery: the same thirty frames in every stack, of no use to most readers. */
+enum machinery { NOT_MACHINERY, PYTEST, IMPORT };
+static const char *const machinery_words[] = {"", "pytest", "import"};
+#define FOLD_FROM 4 /* frames; fewer are printed */
+
+static enum machinery machinery_of(const struct ss_look_frame *f)
 {
-  return f->python && f->file &&
-         (strstr(f->file, "/_pytest/") || strstr(f->file, "/pluggy/") ||
-          strstr(f->file, "/xdist/") || strstr(f->file, "/execnet/"));
+  static const char *const pytest[] = {"/_pytest/", "/pluggy/", "/xdist/", "/execnet/"};
+
+  if (!f->python || !f->file)
+    return NOT_MACHINERY;
+  for (size_t i = 0; i < sizeof(pytest) / sizeof(pytest[0]); i++)
+    if (strstr(f->file, pytest[i]))
+      return PYTEST;
+  return strncmp(f->file, "<frozen importlib", 17) == 0 ? IMPORT : NOT_MACHINERY;
 }
 
+/* How many frames from `i` on are one stretch of machinery, with the native ones
+ * between. */
 static size_t machinery_run(const struct ss_look_thread *t, size_t i)
 {
-  size_t n = 0, frames = 0;
+  enum machinery kind = machinery_of(&t->frames[i]);
+  size_t frames = 0;
 
-  for (; i + n < t->n_frames &&
-         (is_machinery(&t->frames[i + n]) || !t->frames[i + n].python);
-       n++)
-    if (is_machinery(&t->frames[i + n]))
+  for (size_t n = 0; kind && i + n < t->n_frames; n++) {
+    const struct ss_look_frame *f = &t->frames[i + n];
+    if (machinery_of(f) == kind)
       frames = n + 1;
+    else if (f->python)
+      break;
+  }
   return frames;
 }
 
@@ -121,8 +138,9 @@ static void add_frames(struct ss_buf *out, const struct ss_look_thread *t,
 {
   for (size_t i = 0; i < t->n_frames; i++) {
     size_t run = print->full ? 0 : machinery_run(t, i);
-    if (run > 3 && is_machinery(&t->frames[i])) {
-      ss_buf_addf(out, "  ... %zu frames of pytest (--full)\n", run);
+    if (run >= FOLD_FROM) {
+      ss_buf_addf(out, "  ... %zu frames of %s (--full)\n", run,
+                  machinery_words[machinery_of(&t->frames[i])]);
       i += run - 1;
       continue;
     }
@@ -223,21 +241,54 @@ static void add_threads(struct ss_buf *out, const struct ss_look *look, pid_t pi
   free(printed);
 }
 
+/* Long command lines (python -c ...) are cut: ps shows the rest. */
+static void add_command(struct ss_buf *out, const char *command)
+{
+  size_t len = command ? strlen(command) : 0;
+
+  ss_escape_terminal(out, len ? command : "?",
+                     len > COMMAND_MAX ? COMMAND_MAX : (len ? len : 1));
+  if (len > COMMAND_MAX)
+    ss_buf_adds(out, "...");
+}
+
+static void add_use(struct ss_buf *out, const struct ss_look_process *p)
+{
+  ss_buf_adds(out, "  cpu ");
+  if (p->busy >= 0)
+    ss_buf_addf(out, "%.1f of %u now", p->busy, p->cpus);
+  else
+    add_time(out, p->cpu_ns);
+}
+
 static void add_process(struct ss_buf *out, const struct ss_look *look,
                         const struct ss_look_process *p,
                         const struct ss_look_print *print)
 {
   ss_buf_addf(out, "process %d  ", (int)p->pid);
-  add_text(out, p->command);
+  add_command(out, p->command);
+  if (p->why[0]) {
+    ss_buf_addf(out, "  not looked at: ");
+    add_text(out, p->why);
+    ss_buf_addc(out, '\n');
+    return;
+  }
   ss_buf_adds(out, "  up ");
   add_time(out, p->up_ns);
-  ss_buf_addf(out, "  %zu thread%s%s%s\n", p->n_threads, p->n_threads == 1 ? "" : "s",
-              p->python[0] ? "  python " : "", p->python);
+  ss_buf_addf(out, "  %zu thread%s", p->n_threads, p->n_threads == 1 ? "" : "s");
+  add_use(out, p);
+  ss_buf_addf(out, "%s%s\n", p->python[0] ? "  python " : "", p->python);
   if (p->test) {
     ss_buf_adds(out, "test ");
     add_text(out, p->test);
-    ss_buf_addf(out, "%s%s%s%s%s\n", p->phase[0] ? " (" : "", p->phase,
+    ss_buf_addf(out, "%s%s%s%s%s", p->phase[0] ? " (" : "", p->phase,
                 p->phase[0] ? ")" : "", p->worker[0] ? " on " : "", p->worker);
+    if (p->test_ns != SS_LOOK_UNKNOWN) {
+      ss_buf_adds(out, ", ");
+      add_time(out, p->test_ns);
+      ss_buf_adds(out, " in it");
+    }
+    ss_buf_addc(out, '\n');
   }
   ss_buf_addc(out, '\n');
   add_threads(out, look, p->pid, print);

@@ -3,11 +3,8 @@
  * when. A futex is told apart by who waits in it: the interpreter's own word is
  * the GIL, a lock's function makes it a lock, anything else is a plain wait.
  */
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "stacksample/sys.h"
 
 #include "look_priv.h"
 
@@ -35,34 +32,6 @@ static bool in_lock(const struct ss_look_thread *t)
       if (t->frames[i].name && strcmp(t->frames[i].name, lock_functions[k]) == 0)
         return true;
   return false;
-}
-
-/* Milliseconds of the scheduler's clock at which it last ran, from
- * /proc/PID/task/TID/sched (kernel/sched/debug.c, se.exec_start); that clock
- * counts from boot like CLOCK_MONOTONIC, within milliseconds. */
-static uint64_t since_last_run(pid_t pid, pid_t tid)
-{
-  char path[64], text[2048];
-  const char *line;
-  uint64_t at_ns, now_ns = ss_now_ns();
-  ssize_t got;
-  int fd;
-
-  snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", (int)pid, (int)tid);
-  fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0)
-    return SS_LOOK_UNKNOWN;
-  got = ss_read_some(fd, text, sizeof(text) - 1);
-  ss_close(&fd);
-  if (got <= 0)
-    return SS_LOOK_UNKNOWN;
-  text[got] = '\0';
-  line = strstr(text, "se.exec_start");
-  line = line ? strchr(line, ':') : NULL;
-  if (line == NULL)
-    return SS_LOOK_UNKNOWN;
-  at_ns = (uint64_t)(strtod(line + 1, NULL) * 1e6);
-  return now_ns > at_ns ? now_ns - at_ns : 0;
 }
 
 static enum ss_state futex_state(const struct ss_look_thread *t, struct ss_py *py,
@@ -95,7 +64,8 @@ static enum ss_state call_state(const struct ss_look_thread *t, enum ss_wait_kin
 }
 
 void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
-                     const struct ss_stat *st, struct ss_py *py, const struct ss_mem *mem)
+                     const struct ss_stat *st, struct ss_idmap *lags, struct ss_py *py,
+                     const struct ss_mem *mem)
 {
   struct ss_syscall_info call = ss_arch_syscall(b->nr);
   struct ss_buf object = {0};
@@ -104,7 +74,7 @@ void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
   t->gil_holder = -1;
   if (st->state == 'T' || st->state == 't') {
     t->state = SS_STATE_STOPPED;
-    t->for_ns = since_last_run(t->pid, t->tid);
+    t->for_ns = ss_look_since(lags, t->pid, t->tid, st);
     return;
   }
   if (b->running || b->nr < 0) {
@@ -113,7 +83,7 @@ void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
     return;
   }
   t->syscall = call.name;
-  t->for_ns = since_last_run(t->pid, t->tid);
+  t->for_ns = ss_look_since(lags, t->pid, t->tid, st);
   t->futex = call.kind == SS_WAIT_FUTEX ? b->args[0] : 0;
   ss_blocked_object(b, t->pid, &object);
   if (object.len > 0)

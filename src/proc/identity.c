@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "stacksample/cursor.h"
@@ -63,6 +64,16 @@ enum stat_field {
   F_START,
   F_COUNT
 };
+/* Field 39, the processor, behind those; not needed to know who somebody is. */
+enum { SKIPPED_TO_PROCESSOR = 16 };
+
+static int parse_processor(struct ss_cursor *c)
+{
+  uint64_t processor = 0;
+  for (int i = 0; i <= SKIPPED_TO_PROCESSOR; i++)
+    processor = read_decimal(c);
+  return c->failed || processor > INT32_MAX ? -1 : (int)processor;
+}
 
 static bool parse_head(struct ss_stat *st, struct ss_cursor *c, const char *text,
                        size_t len)
@@ -108,6 +119,7 @@ bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len)
   st->stime_ticks = f[F_STIME];
   st->threads = (uint32_t)f[F_THREADS];
   st->start_ticks = f[F_START];
+  st->processor = parse_processor(&c);
   return true;
 }
 
@@ -133,6 +145,17 @@ bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid)
   char text[2048]; /* 52 numbers of at most 20 digits and the name */
   size_t len = read_small(pid, tid, "stat", text, sizeof text);
   return ss_stat_parse(st, text, len);
+}
+
+uint64_t ss_stat_age_ns(const struct ss_stat *st)
+{
+  uint64_t tick_ns = 1000000000 / (uint64_t)sysconf(_SC_CLK_TCK), start_ns, now_ns;
+  struct timespec boot;
+  if (clock_gettime(CLOCK_BOOTTIME, &boot) != 0)
+    return 0;
+  start_ns = st->start_ticks * tick_ns;
+  now_ns = (uint64_t)boot.tv_sec * 1000000000 + (uint64_t)boot.tv_nsec;
+  return now_ns > start_ns ? now_ns - start_ns : 0;
 }
 
 bool ss_stat_ended(const struct ss_stat *st)

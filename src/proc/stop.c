@@ -54,6 +54,16 @@ static enum ss_err give_up(pid_t tid, uint64_t extra_ns, struct ss_diag *diag)
                  (int)tid);
 }
 
+/* Seized in an earlier attempt that was given up. */
+static bool still_ours(pid_t tid)
+{
+  int refused = errno;
+  bool ours = errno == EPERM && ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) == 0;
+
+  errno = refused;
+  return ours;
+}
+
 enum ss_err ss_stop_look(pid_t tid, unsigned deadline_ms,
                          void (*look)(void *arg, const struct ss_regs *regs), void *arg,
                          uint64_t *stopped_ns, struct ss_diag *diag)
@@ -63,7 +73,7 @@ enum ss_err ss_stop_look(pid_t tid, unsigned deadline_ms,
   int status = 0, stopped;
   bool read;
 
-  if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) != 0)
+  if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) != 0 && !still_ours(tid))
     return ss_fail_errno(diag, "thread %d cannot be stopped", (int)tid);
   if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) != 0)
     return ss_fail_errno(diag, "thread %d cannot be stopped", (int)tid);

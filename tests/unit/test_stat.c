@@ -40,6 +40,21 @@ static void test_stat(void **state)
   assert_int_equal(st.stime_ticks, 1112);
   assert_int_equal(st.threads, 3);
   assert_int_equal(st.start_ticks, 98765);
+  assert_int_equal(st.processor, -1); /* this line ends before it */
+}
+
+static void test_processor(void **state)
+{
+  (void)state;
+  static const char text[] =
+      "1 (a) S 1 1 1 0 -1 4194304 1 0 0 0 1 1 0 0 20 0 1 0 98765 1 2 "
+      "18446744073709551615 4 5 6 7 8 9 10 11 12 13 14 15 17 3 0 0 0 0 0\n";
+  struct ss_stat st;
+  assert_true(ss_stat_parse(&st, text, sizeof text - 1));
+  assert_int_equal(st.processor, 3);
+  assert_true(ss_stat_read(&st, getpid(), 0));
+  assert_true(st.processor >= 0 && st.processor < sysconf(_SC_NPROCESSORS_CONF));
+  assert_true(ss_stat_age_ns(&st) < UINT64_C(600000000000));
 }
 
 static void test_hostile_names(void **state)
@@ -424,6 +439,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_stat),
+      cmocka_unit_test(test_processor),
       cmocka_unit_test(test_hostile_names),
       cmocka_unit_test(test_every_prefix),
       cmocka_unit_test(test_bad_stats),
