@@ -122,6 +122,10 @@ struct ss_map *ss_maps_find(const struct ss_maps *maps, uint64_t addr); /* NULL 
 int ss_map_open(pid_t pid, const struct ss_map *map, const char *path,
                 struct ss_diag *diag);
 
+/* O_PATH descriptor of `path` with `root_fd` (such as of /proc/PID/root) as its
+ * root, or -1 with errno. */
+int ss_open_beneath(int root_fd, const char *path);
+
 /* ---- identity and facts ------------------------------------------------- */
 
 struct ss_stat { /* /proc/PID/stat */

@@ -84,6 +84,7 @@ struct ss_unwind_space {
   struct ss_modules *modules;
   const struct ss_mem *live; /* code and data that do not change */
   bool saved_registers; /* frames carry all of saved[], not rbp alone: slower */
+  bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };
 
 struct ss_unwinder;

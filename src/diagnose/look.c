@@ -80,7 +80,7 @@ struct copied { /* what was taken while the thread stood still */
   size_t stack_len;
   struct ss_read_plan plan;
   size_t raw_len;
-  bool done;
+  bool done, blocked; /* blocked: of regs only ip and sp are known */
 };
 
 static void copy_now(void *arg, const struct ss_regs *regs)
@@ -100,6 +100,7 @@ static void copy_blocked(struct copied *c, const struct ss_blocked *b)
 {
   struct ss_regs regs = {0};
 
+  c->blocked = true;
   regs.r[SS_REG_SP] = b->sp;
   regs.r[SS_REG_IP] = b->ip;
   copy_now(c, &regs);
@@ -203,6 +204,7 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
       &mem, spans,
       ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans, SS_PLAN_REGIONS_MAX),
       &k->live.mem);
+  k->space.only_ip_sp = c->blocked;
   end = ss_py_unwind_stack(k->py, t->tid, l->unwinder, &k->space, &snapshot.mem, &mem.mem,
                            &c->regs, l->native, SS_FRAMES_MAX, &native);
   t->complete = end == SS_END_COMPLETE;
@@ -230,8 +232,12 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
 static void thread_name(struct known_process *k, struct ss_look_thread *t,
                         const char *comm)
 {
-  if (k->py == NULL || !ss_py_thread_name(k->py, t->tid, t->name, sizeof(t->name)))
-    snprintf(t->name, sizeof(t->name), "%s", comm);
+  if (k->py && ss_py_thread_name(k->py, t->tid, t->name, sizeof(t->name)))
+    return;
+  /* threading's own name for it; no frame of its stack has an object that says so. */
+  if (t->tid == t->pid && t->has_python)
+    comm = "MainThread";
+  snprintf(t->name, sizeof(t->name), "%s", comm);
 }
 
 static void thread_role(struct ss_look_thread *t, const char *comm)

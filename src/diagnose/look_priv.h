@@ -43,6 +43,9 @@ void ss_known_free(struct known_process *k);
 void ss_look_describe(struct known_process *k, struct ss_look_process *p,
                       const struct ss_look_options *options);
 
+/* Appends the text of that line as the process finds its file, without the indent. */
+void ss_look_source(struct ss_buf *out, pid_t pid, const char *file, int line);
+
 /* ---- what a thread waits for ------------------------------------------------------- */
 
 /* State, call, object, how long: from the system call, /proc and the frames. */

@@ -4,20 +4,17 @@
  *
  * Everything that came from the target passes the terminal escaper.
  */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "stacksample/escape.h"
-#include "stacksample/fsafe.h"
 #include "stacksample/output.h"
 
 #include "look_priv.h"
 
 #define COMMAND_MAX 120 /* bytes of a command line that are shown */
 #define SOURCE_COLUMN 48
-#define SOURCE_BYTES_MAX (4u << 20) /* of a file whose line is shown */
 
 /* ---- pieces ---------------------------------------------------------------------- */
 
@@ -40,32 +37,8 @@ static void add_time(struct ss_buf *out, uint64_t ns)
                 s % 60);
 }
 
-/* The text of one line of a source file, without its indent. Looks only at
- * regular files that can be read as they are named. */
-static void add_source(struct ss_buf *out, const char *file, int line)
-{
-  struct ss_buf text = {0};
-  const char *at, *end;
-
-  if (line <= 0 || file[0] != '/' ||
-      ss_file_read_all(AT_FDCWD, file, SOURCE_BYTES_MAX, &text, NULL) != SS_ERR_OK) {
-    ss_buf_release(&text);
-    return;
-  }
-  at = ss_buf_str(&text);
-  for (int i = 1; i < line && at; i++) {
-    at = strchr(at, '\n');
-    at = at ? at + 1 : NULL;
-  }
-  if (at) {
-    at += strspn(at, " \t");
-    end = at + strcspn(at, "\r\n");
-    ss_escape_terminal(out, at, (size_t)(end - at) > 80 ? 80 : (size_t)(end - at));
-  }
-  ss_buf_release(&text);
-}
-
-static void add_python(struct ss_buf *out, const struct ss_look_frame *f, const char *cwd)
+static void add_python(struct ss_buf *out, pid_t pid, const struct ss_look_frame *f,
+                       const char *cwd)
 {
   size_t start = out->len;
 
@@ -78,7 +51,7 @@ static void add_python(struct ss_buf *out, const struct ss_look_frame *f, const 
   do
     ss_buf_addc(out, ' ');
   while (out->len - start < SOURCE_COLUMN);
-  add_source(out, f->file, f->line);
+  ss_look_source(out, pid, f->file, f->line);
   while (out->len > 0 && out->data[out->len - 1] == ' ')
     out->data[--out->len] = '\0';
 }
@@ -145,7 +118,7 @@ static void add_frames(struct ss_buf *out, const struct ss_look_thread *t,
       continue;
     }
     if (t->frames[i].python)
-      add_python(out, &t->frames[i], print->cwd);
+      add_python(out, t->pid, &t->frames[i], print->cwd);
     else
       add_native(out, &t->frames[i]);
     ss_buf_addc(out, '\n');

@@ -14,8 +14,6 @@
 /* Device and inode of an open regular file, as stat(2) says; false for
  * anything else. Also for O_PATH descriptors. */
 bool ss_file_identity(int fd, struct ss_map *out);
-/* O_PATH descriptor of `path` with `root_fd` as its root, or -1 with errno. */
-int ss_open_beneath(int root_fd, const char *path);
 
 /* What decides whether `pid` may be read: gathered, then judged without
  * another look, so that every refusal can be tested on any machine. */

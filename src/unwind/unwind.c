@@ -451,7 +451,10 @@ enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space 
 {
   enum ss_end end = SS_END_NONE;
   *count = 0;
-  ss_unwind_begin(u, space, stack, regs);
+  if (space->only_ip_sp)
+    ss_unwind_begin_at(u, space, stack, regs->r[SS_REG_IP], regs->r[SS_REG_SP]);
+  else
+    ss_unwind_begin(u, space, stack, regs);
   while (end == SS_END_NONE && *count < cap)
     end = ss_unwind_step(u, &frames[(*count)++]);
   return end == SS_END_NONE ? SS_END_DEPTH : end;
