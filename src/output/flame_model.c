@@ -121,7 +121,7 @@ static bool add_cell(struct flame *f, const struct ss_total *total, uint32_t nod
   }
   f->cells[f->n_cells++] =
       (struct flame_cell){node, combo, total->weight_ns, total->samples};
-  f->tree.nodes[node].self_ns += total->weight_ns;
+  f->tree.nodes[node].self_ns += total->weight_ns; /* for join_small only */
   return true;
 }
 
@@ -183,7 +183,7 @@ static uint64_t nth_largest(const uint64_t *totals, size_t count, size_t n)
 
 /* Copies the nodes above `least` into `kept`; map[old] = new, or its "(other)". */
 static bool copy_kept(struct flame *f, struct ss_tree *kept, const uint64_t *totals,
-                      uint64_t least, uint32_t *map)
+                      uint64_t least, uint32_t *map, bool *joined)
 {
   uint32_t other =
       ss_texts_add(&f->texts, other_text, sizeof other_text - 1, SS_TEXT_MARK);
@@ -195,15 +195,11 @@ static bool copy_kept(struct flame *f, struct ss_tree *kept, const uint64_t *tot
       f->joined_nodes++;
       f->joined_ns += n->self_ns;
     }
-    if (!keep && kept->nodes[up].text == other) {
-      map[i] = up;
-    } else {
-      map[i] = ss_tree_child(kept, up, keep ? n->text : other);
-    }
+    map[i] = !keep && joined[up] ? up : ss_tree_child(kept, up, keep ? n->text : other);
     if (map[i] == SS_ID_NONE) {
       return false;
     }
-    kept->nodes[map[i]].self_ns += n->self_ns;
+    joined[map[i]] = !keep;
   }
   return true;
 }
@@ -232,10 +228,11 @@ static bool join_small(struct flame *f)
   struct ss_tree kept = {0};
   uint64_t *totals = node_totals(&f->tree);
   uint32_t *map = calloc(f->tree.count, sizeof *map);
-  bool ok = totals != NULL && map != NULL;
+  bool *joined = calloc(f->tree.count, sizeof *joined); /* by new node: is "(other)" */
+  bool ok = totals != NULL && map != NULL && joined != NULL;
   if (ok) {
     uint64_t least = nth_largest(totals, f->tree.count, FLAME_NODES_MAX);
-    ok = least != UINT64_MAX && copy_kept(f, &kept, totals, least, map);
+    ok = least != UINT64_MAX && copy_kept(f, &kept, totals, least, map, joined);
     if (ok) {
       remap(f, totals, least, map);
       ss_tree_release(&f->tree);
@@ -246,6 +243,7 @@ static bool join_small(struct flame *f)
   }
   free(totals);
   free(map);
+  free(joined);
   return ok;
 }
 

@@ -372,11 +372,10 @@ static enum ss_err trace_init(struct trace *t, struct ss_diag *diag)
     err = ss_texts_init(&t->texts, p, diag);
   }
   t->of_stack = malloc((p->n_stacks + 1) * sizeof *t->of_stack);
-  if (err == SS_ERR_OK && t->of_stack == NULL) {
-    err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
-  if (err == SS_ERR_OK) {
+  if (t->of_stack != NULL) {
     memset(t->of_stack, 0xff, (p->n_stacks + 1) * sizeof *t->of_stack);
+  } else if (err == SS_ERR_OK) {
+    err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
   }
   return err;
 }

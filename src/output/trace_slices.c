@@ -97,10 +97,7 @@ static uint32_t new_record(struct slices *s, unsigned depth, uint32_t text, uint
 static unsigned common_depth(const struct slices *s, uint32_t node, unsigned depth)
 {
   const struct ss_tree_node *nodes = s->trace->tree.nodes;
-  for (; depth > s->depth; depth--) {
-    node = nodes[node].parent;
-  }
-  while (depth > 0 && s->open[depth] != node) {
+  while (depth > 0 && (depth > s->depth || s->open[depth] != node)) {
     node = nodes[node].parent;
     depth--;
   }
