@@ -108,6 +108,45 @@ def test_the_checker_sees(tmp_path, run_folder, kind):
     assert any(problem.startswith(kind) for problem in problems)
 
 
+WORK = """
+import hashlib, re, threading
+def hash_it():
+    for _ in range(40):
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 20000)
+def match_it():
+    for _ in range(60):
+        re.sub("a+b", "c", "a" * 900)
+        sum(i * i for i in range(20000))
+threads = [threading.Thread(target=f, name=f.__name__) for f in (hash_it, match_it)]
+[t.start() for t in threads]
+match_it()
+[t.join() for t in threads]
+"""
+
+
+def test_a_real_run_passes_the_checkers(out, tmp_path):
+    (tmp_path / "work.py").write_text(WORK)
+    done = harness.run(harness.command(out, "/usr/bin/python3", str(tmp_path / "work.py"),
+                                       options=("--format", "all")))
+    assert done.returncode == 0, done.stderr
+    folder = harness.bundle(out)
+    problems, found = check_trace.check(folder / "profiler.json")
+    assert problems == []
+    assert found["slices"] > 10 and found["samples"] > 10
+    names = {e["name"] for e in found["trace"]["traceEvents"] if e.get("cat") == "python_function"}
+    assert any(re.fullmatch(r"match_it \(\S+work\.py:6\)", name) for name in names)
+    profile = pprof.read(folder / "profile.pb.gz")
+    pprof.check(profile)
+    sums = totals(folder)
+    assert sum(s["value"][1] for s in profile["sample"]) / 1000 == pytest.approx(sum(sums.values()))
+    file = json.loads((folder / "profile.speedscope.json").read_text())
+    assert file["profiles"][-1]["endValue"] == pytest.approx(sum(sums.values()), abs=1)
+    running = sum(us for (_, state), us in sums.items() if state in ("user", "kernel", "spin"))
+    lines = (folder / "stacks.folded").read_text().splitlines()
+    assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == pytest.approx(
+        running, abs=len(lines))
+
+
 # ---- what it says --------------------------------------------------------------------
 
 
