@@ -7,9 +7,7 @@ VERSION := 0.1.0
 BUILD   ?= build
 PREFIX  ?= /usr/local
 DESTDIR ?=
-bindir  := $(PREFIX)/bin
-datadir := $(PREFIX)/share
-mandir  := $(datadir)/man
+docdir  := share/doc/stacksample
 
 PKGS      := libelf libcjson sqlite3 zlib liblzma
 PKG_CONFIG ?= pkg-config
@@ -177,12 +175,38 @@ format:
 
 # ---- install -------------------------------------------------------------------
 
+# What goes where, as SOURCE:FOLDER/NAME below PREFIX; uninstall removes the same.
+INSTALLED := $(BIN):bin/stacksample \
+  $(foreach page,$(wildcard docs/man/*.1),$(page):share/man/man1/$(notdir $(page))) \
+  scripts/completions/stacksample.bash:share/bash-completion/completions/stacksample \
+  scripts/completions/_stacksample:share/zsh/site-functions/_stacksample \
+  scripts/completions/stacksample.fish:share/fish/vendor_completions.d/stacksample.fish \
+  $(foreach doc,README.md LICENSE $(wildcard docs/*.md),$(doc):$(docdir)/$(notdir $(doc)))
+
 install: $(BIN)
-	install -d $(DESTDIR)$(bindir)
-	install -m 0755 $(BIN) $(DESTDIR)$(bindir)/stacksample
+	$(Q)for pair in $(INSTALLED); do \
+	  from=$${pair%%:*} to='$(DESTDIR)$(PREFIX)'/$${pair#*:} mode=0644; \
+	  [ "$$from" != $(BIN) ] || mode=0755; \
+	  install -D -m $$mode "$$from" "$$to" || exit 1; \
+	done
 
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/stacksample
+	$(Q)for pair in $(INSTALLED); do rm -f '$(DESTDIR)$(PREFIX)'/$${pair#*:}; done
+	$(Q)rmdir '$(DESTDIR)$(PREFIX)/$(docdir)' 2>/dev/null || true
+
+# ---- packages ------------------------------------------------------------------
+
+dist:
+	$(Q)mkdir -p $(BUILD)
+	git archive --prefix=stacksample-$(VERSION)/ -o $(BUILD)/stacksample-$(VERSION).tar.gz HEAD
+
+# pip install of it puts stacksample on PATH.
+wheel: $(BUILD)/src/main.o $(LIB)
+	$(Q)scripts/build-wheel --cc '$(CC)' --version $(VERSION) --output $(BUILD)/wheel $^
+
+# From a copy, because dpkg-buildpackage writes beside the folder it builds.
+deb:
+	$(Q)scripts/build-deb $(BUILD)/deb
 
 .PHONY: demo check objects check-unit check-corpus check-layers check-e2e fuzz fuzz-run \
-        bench soak lint format install uninstall
+        bench soak lint format install uninstall dist wheel deb
