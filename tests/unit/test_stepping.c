@@ -2,10 +2,12 @@
  * The single-step oracle: a child runs instruction by instruction through
  * prologues, epilogues, realigned frames, PLT stubs, the vdso, assembler without
  * unwind information and JIT code. After every one the unwound stack must be the
- * shadow stack kept from the calls and returns that were executed.
+ * shadow stack kept from the calls and returns that were executed, and what is
+ * claimed of the preserved registers must be what they held at the call.
  */
 #include "unit.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,9 +22,13 @@
 
 struct oracle {
   struct stopped s;
-  uint64_t shadow[SHADOW_MAX]; /* return addresses, outermost first */
+  struct {
+    uint64_t ra;
+    uint64_t saved[SS_SAVED_COUNT]; /* at the call */
+    bool seen;                      /* false: called before the stepping began */
+  } shadow[SHADOW_MAX];             /* outermost first */
   size_t depth;
-  size_t steps, methods[SS_METHOD_COUNT];
+  size_t steps, methods[SS_METHOD_COUNT], known, unknown;
   unsigned char *stack;
 };
 
@@ -132,6 +138,49 @@ static void stepped(void)
   end_marker();
 }
 
+/* OpenBLAS's assembler kernels, where that library is there. */
+typedef void gemm_fn(int order, int ta, int tb, int m, int n, int k, double alpha,
+                     const double *a, int lda, const double *b, int ldb, double beta,
+                     double *c, int ldc);
+typedef double dot_fn(int n, const double *x, int dx, const double *y, int dy);
+
+static double matrix_a[256], matrix_b[256], matrix_c[256];
+
+static void *open_blas(void)
+{
+  setenv("OPENBLAS_CORETYPE", "Haswell", 1); /* the kernels with the large frames */
+  setenv("OPENBLAS_NUM_THREADS", "1", 1);
+  return dlopen("libopenblas.so.0", RTLD_NOW);
+}
+
+static void stepped_blas(void)
+{
+  void *lib = open_blas();
+  gemm_fn *gemm = NULL;
+  dot_fn *dot = NULL;
+  void *symbol = dlsym(lib, "cblas_dgemm");
+  memcpy(&gemm, &symbol, sizeof gemm);
+  symbol = dlsym(lib, "cblas_ddot");
+  memcpy(&dot, &symbol, sizeof dot);
+  if (gemm == NULL || dot == NULL)
+    _exit(1);
+  /* The first call sets the library up; that is not what is looked at. */
+  gemm(102, 111, 111, 4, 4, 4, 1.0, matrix_a, 16, matrix_b, 16, 0.0, matrix_c, 16);
+  begin_marker();
+  gemm(102, 111, 112, 13, 9, 5, 1.0, matrix_a, 16, matrix_b, 16, 0.0, matrix_c, 16);
+  sink += (int)dot(50, matrix_a, 1, matrix_b, 1);
+  end_marker();
+}
+
+static bool have_blas(void)
+{
+  int status = 1;
+  pid_t pid = fork();
+  if (pid == 0)
+    _exit(open_blas() == NULL);
+  return waitpid(pid, &status, 0) == pid && status == 0 && __builtin_cpu_supports("avx2");
+}
+
 /* ---- the oracle ------------------------------------------------------------------ */
 
 static enum ss_end unwind_now(struct oracle *o, size_t *count)
@@ -148,14 +197,32 @@ static enum ss_end unwind_now(struct oracle *o, size_t *count)
   return end;
 }
 
+/* Does the frame hold the preserved registers as they were at its call? */
+static void compare_saved(struct oracle *o, size_t k, const struct ss_frame *frame)
+{
+  static const uint8_t regs[SS_SAVED_COUNT] = {SS_REG_BX,  SS_REG_BP,  SS_REG_R12,
+                                               SS_REG_R13, SS_REG_R14, SS_REG_R15};
+  for (int i = 0; o->shadow[k].seen && i < SS_SAVED_COUNT; i++) {
+    bool known = (frame->saved_known >> i & 1) != 0;
+    o->known += known;
+    o->unknown += !known;
+    if (known && frame->saved[i] != o->shadow[k].saved[i])
+      fail_msg("step %zu at %lx: register %d of the caller at %lx is %lx, not %lx",
+               o->steps, (unsigned long)frames[0].ip, regs[i], (unsigned long)frame->ip,
+               (unsigned long)frame->saved[i], (unsigned long)o->shadow[k].saved[i]);
+  }
+}
+
 static void compare(struct oracle *o)
 {
   size_t count;
   enum ss_end end = unwind_now(o, &count);
   size_t k = 0;
-  for (; k + 1 < count && k < o->depth; k++)
-    if (frames[k + 1].ip != o->shadow[o->depth - 1 - k])
+  for (; k + 1 < count && k < o->depth; k++) {
+    if (frames[k + 1].ip != o->shadow[o->depth - 1 - k].ra)
       break;
+    compare_saved(o, o->depth - 1 - k, &frames[k + 1]);
+  }
   for (size_t i = 0; i < count; i++)
     o->methods[frames[i].method]++;
   if (end == SS_END_COMPLETE && k == o->depth && count == k + 1)
@@ -167,7 +234,7 @@ static void compare(struct oracle *o)
       frames[0].module == NULL ? "?" : frames[0].module->name,
       (unsigned long)frames[0].vaddr, ss_end_word(end), count, k + 1,
       k + 1 < count ? (unsigned long)frames[k + 1].ip : 0,
-      k < o->depth ? (unsigned long)o->shadow[o->depth - 1 - k] : 0,
+      k < o->depth ? (unsigned long)o->shadow[o->depth - 1 - k].ra : 0,
       ss_method_word(frames[k < count ? k : 0].method));
 }
 
@@ -187,39 +254,67 @@ static void step_once(struct oracle *o)
   if (insn.kind == SS_INSN_CALL) {
     assert_true(ss_mem_u64(&o->s.live.mem, o->s.regs.r[SS_REG_SP], &ra));
     assert_true(o->depth < SHADOW_MAX);
-    o->shadow[o->depth++] = ra;
+    o->shadow[o->depth].ra = ra;
+    o->shadow[o->depth].seen = true;
+    o->shadow[o->depth].saved[SS_SAVED_BX] = o->s.regs.r[SS_REG_BX];
+    o->shadow[o->depth].saved[SS_SAVED_BP] = o->s.regs.r[SS_REG_BP];
+    memcpy(&o->shadow[o->depth].saved[SS_SAVED_R12], &o->s.regs.r[SS_REG_R12], 32);
+    o->depth++;
   } else if (insn.kind == SS_INSN_RET) {
     assert_true(o->depth > 0);
     o->depth--;
   }
 }
 
+/* Steps through `body` from its begin marker to its end marker. */
+static void run_oracle(struct oracle *o, void (*body)(void))
+{
+  size_t count;
+  memset(o, 0, sizeof *o);
+  stopped_init(&o->s, stopped_fork(body));
+  o->stack = malloc(STACK_BYTES);
+  assert_int_equal(unwind_now(o, &count), SS_END_COMPLETE);
+  for (size_t i = count - 1; i > 0; i--)
+    o->shadow[o->depth++].ra = frames[i].ip;
+  while (o->s.regs.r[SS_REG_IP] != (uintptr_t)end_marker) {
+    step_once(o);
+    compare(o);
+    assert_true(o->steps < STEPS_MAX);
+  }
+  print_message(
+      "%zu instructions; registers known %zu, unknown %zu; frames by prologue %zu, "
+      "jit %zu, scan %zu\n",
+      o->steps, o->known, o->unknown, o->methods[SS_METHOD_PROLOGUE],
+      o->methods[SS_METHOD_JIT], o->methods[SS_METHOD_SCAN]);
+  free(o->stack);
+  stopped_release(&o->s);
+}
+
 static void test_every_instruction(void **state)
 {
   (void)state;
   static struct oracle o;
-  size_t count;
-  stopped_init(&o.s, stopped_fork(stepped));
-  o.stack = malloc(STACK_BYTES);
-  assert_int_equal(unwind_now(&o, &count), SS_END_COMPLETE);
-  for (size_t i = count - 1; i > 0; i--)
-    o.shadow[o.depth++] = frames[i].ip;
-  while (o.s.regs.r[SS_REG_IP] != (uintptr_t)end_marker) {
-    step_once(&o);
-    compare(&o);
-    assert_true(o.steps < STEPS_MAX);
-  }
-  print_message("%zu instructions; frames by prologue %zu, jit %zu, scan %zu\n", o.steps,
-                o.methods[SS_METHOD_PROLOGUE], o.methods[SS_METHOD_JIT],
-                o.methods[SS_METHOD_SCAN]);
+  run_oracle(&o, stepped);
   assert_true(o.methods[SS_METHOD_PROLOGUE] >= 30);
   assert_true(o.methods[SS_METHOD_JIT] >= 20);
-  free(o.stack);
-  stopped_release(&o.s);
+  assert_true(o.unknown * 10 < o.known);
+}
+
+static void test_blas_kernels(void **state)
+{
+  (void)state;
+  static struct oracle o;
+  if (!have_blas()) {
+    print_message("skipped: no libopenblas.so.0, or no AVX2\n");
+    skip();
+  }
+  run_oracle(&o, stepped_blas);
+  assert_true(o.methods[SS_METHOD_PROLOGUE] >= 500);
 }
 
 int main(void)
 {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction),
+                                     cmocka_unit_test(test_blas_kernels)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
