@@ -25,7 +25,7 @@ struct stopped {
 };
 
 /* Forks a child that is traced and runs `body`, which stops itself by
- * raise(SIGSTOP) once; returns when it stands there. */
+ * raise(SIGSTOP) or int3; returns when it stands there. */
 static inline pid_t stopped_fork(void (*body)(void))
 {
   int status;
@@ -36,7 +36,7 @@ static inline pid_t stopped_fork(void (*body)(void))
     _exit(0);
   }
   while (pid > 0 && waitpid(pid, &status, 0) == pid && WIFSTOPPED(status)) {
-    if (WSTOPSIG(status) == SIGSTOP)
+    if (WSTOPSIG(status) == SIGSTOP || WSTOPSIG(status) == SIGTRAP)
       return pid;
     ptrace(PTRACE_CONT, pid, NULL, (void *)(long)WSTOPSIG(status));
   }

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "stacksample/limits.h"
 #include "stopped.h"
@@ -254,6 +255,72 @@ static void test_thread_ends_complete(void **state)
   stopped_release(&s);
 }
 
+/* ---- code without unwind information or a known beginning ----------------------- */
+
+/* A frame of 40 bytes; the branch behind the stop hides the way out. */
+static const unsigned char plain_code[] = {
+    0x48, 0x83, 0xec, 0x28, /* sub rsp, 40 */
+    0x48, 0x31, 0xc0,       /* xor rax, rax */
+    0x48, 0x89, 0x04, 0x24, /* mov [rsp], rax, and the next four */
+    0x48, 0x89, 0x44, 0x24, 0x08, 0x48, 0x89, 0x44, 0x24, 0x10, 0x48, 0x89,
+    0x44, 0x24, 0x18, 0x48, 0x89, 0x44, 0x24, 0x20, 0xcc, 0x75, 0x00, /* int3; jne */
+    0x48, 0x83, 0xc4, 0x28, 0xc3};
+
+/* rbp is a frame pointer, and the frame is larger than a scan goes. */
+static const unsigned char framed_code[] = {
+    0x55, 0x48, 0x89, 0xe5,                         /* push rbp; mov rbp, rsp */
+    0x48, 0x81, 0xec, 0x00, 0x20, 0x00, 0x00,       /* sub rsp, 8192 */
+    0x48, 0x89, 0xe7, 0xb9, 0x00, 0x04, 0x00, 0x00, /* mov rdi, rsp; mov ecx, 1024 */
+    0x31, 0xc0, 0xf3, 0x48, 0xab,                   /* xor eax, eax; rep stosq */
+    0xcc, 0x75, 0x00,                               /* int3; jne */
+    0x48, 0x89, 0xec, 0x5d, 0xc3};
+
+static const unsigned char *code_to_run;
+static size_t code_len;
+
+__attribute__((noinline)) static void run_code(void)
+{
+  void (*code)(void);
+  unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED)
+    _exit(1);
+  memcpy(page, code_to_run, code_len);
+  memcpy(&code, &page, sizeof code);
+  code();
+  sink++;
+}
+
+static void check_code(const unsigned char *code, size_t len, enum ss_method method)
+{
+  static const char *const names[] = {"run_code", "main", "_start", NULL};
+  struct stopped s;
+  enum ss_end end;
+  code_to_run = code;
+  code_len = len;
+  stopped_init(&s, stopped_fork(run_code));
+  size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  assert_null(frames[0].module);
+  assert_int_equal(frames[0].method, method);
+  assert_int_equal(frames[1].method, SS_METHOD_CFI);
+  expect_in_order(count, names);
+  assert_int_equal(stopped_find(frames, count, 1, "run_code"), 2);
+  stopped_release(&s);
+}
+
+static void test_scan(void **state)
+{
+  (void)state;
+  check_code(plain_code, sizeof plain_code, SS_METHOD_SCAN);
+}
+
+static void test_frame_pointer(void **state)
+{
+  (void)state;
+  check_code(framed_code, sizeof framed_code, SS_METHOD_FRAME_POINTER);
+}
+
 /* Registers that no program can have: an end, not a crash. */
 static void test_nonsense_registers(void **state)
 {
@@ -303,6 +370,8 @@ int main(void)
       cmocka_unit_test(test_deeper_than_snapshot),
       cmocka_unit_test(test_by_pc_and_sp_alone),
       cmocka_unit_test(test_thread_ends_complete),
+      cmocka_unit_test(test_scan),
+      cmocka_unit_test(test_frame_pointer),
       cmocka_unit_test(test_nonsense_registers),
       cmocka_unit_test(test_words),
   };
