@@ -135,6 +135,15 @@ static bool leaf_agrees(struct merge *m, const struct ss_py_segment *s)
          m->native[0].saved[r] == py->steps[s->first].frame;
 }
 
+/* A walk that recovers a broken chain comes back to activations that the first
+ * walk had reached already. */
+static bool same_activation(const struct ss_py *py, const struct ss_py_segment *a,
+                            const struct ss_py_segment *b)
+{
+  return a->anchor == b->anchor && a->count == b->count &&
+         (a->count == 0 || py->steps[a->first].frame == py->steps[b->first].frame);
+}
+
 static void assign(struct merge *m, size_t first_segment)
 {
   size_t from = 0;
@@ -146,7 +155,9 @@ static void assign(struct merge *m, size_t first_segment)
     if (at == m->native_count || (at == 0 && !leaf_agrees(m, s)))
       continue;
     if (m->assigned[at] != UNASSIGNED) {
-      doubt(m, "two activations in one native frame");
+      from = at + 1;
+      if (!same_activation(m->py, &m->py->segments[m->assigned[at] - 1], s))
+        doubt(m, "two activations in one native frame");
       continue;
     }
     if (!eval_check(m->py, &m->native[at], s->anchor))
