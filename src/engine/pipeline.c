@@ -16,7 +16,7 @@
 
 #include "pipeline_priv.h"
 
-#define WAIT_MS 10
+#define WAIT_MS 5 /* code objects of short modules are gone soon after they ran */
 #define WINDOW_NS 2000000000ull /* the status line speaks of the last seconds */
 
 /* ---- the ledger's rows --------------------------------------------------------- */
