@@ -118,16 +118,21 @@ FORCE:
 
 # ---- the two commands of the README ------------------------------------------
 
+# They build on all cores without being told; -j given by the user wins.
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+SUBMAKE = $(MAKE) --no-print-directory
+
 demo:
 	$(Q)scripts/deps build
-	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(SUBMAKE) $(JOBS) all
 	$(Q)scripts/demo $(BIN)
 
 check:
 	$(Q)scripts/deps test
-	$(Q)$(MAKE) --no-print-directory all targets check-layers check-unit
-	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(BUILD)-san check-unit check-corpus
-	$(Q)$(MAKE) --no-print-directory check-e2e
+	$(Q)$(SUBMAKE) $(JOBS) all targets
+	$(Q)$(SUBMAKE) $(JOBS) check-layers check-unit
+	$(Q)$(SUBMAKE) $(JOBS) SANITIZE=address,undefined BUILD=$(BUILD)-san check-unit check-corpus
+	$(Q)$(SUBMAKE) check-e2e
 
 # ---- tests ------------------------------------------------------------------
 
@@ -150,8 +155,8 @@ check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
 	  SS_FIXTURE=$(abspath $(FIXTURE)) \
 	  /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST_FLAGS) $(E2E)
 
-fuzz: 
-	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(BUILD)-san fuzz-run
+fuzz:
+	$(Q)$(SUBMAKE) $(JOBS) SANITIZE=address,undefined BUILD=$(BUILD)-san fuzz-run
 
 FUZZ_SECONDS ?= 60
 fuzz-run: $(FUZZBIN)
@@ -160,7 +165,7 @@ fuzz-run: $(FUZZBIN)
 BENCH_STEPS ?=
 bench:
 	$(Q)scripts/deps bench
-	$(Q)$(MAKE) --no-print-directory all targets benches
+	$(Q)$(SUBMAKE) $(JOBS) all targets benches
 	$(Q)tests/bench/run $(BUILD) $(BENCH_STEPS)
 
 soak:
