@@ -15,6 +15,7 @@
 #define SS_RING_MIN_RECORDS 8 /* spec section 7 */
 #define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
 #define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
+#define SS_PLAN_DEEP_MAX (44u << 10)  /* of these, stack behind a snapshot */
 #define SS_QUEUE_BYTES (8u << 20)     /* stage 1 -> stage 2, per CPU */
 /* How long after its time a record may still appear in a ring: the kernel takes the
  * time first and publishes last, and a virtual CPU may be paused between. */

@@ -124,15 +124,18 @@ enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space 
 /*
  * A stack snapshot with the live, deeper part behind it: a read beyond the
  * snapshot's end fetches from live memory, and is accepted only while the last
- * 256 snapshot bytes are still there unchanged (unwinding.md 2.5). After a
- * refusal `stale` is set and such reads give 0 bytes.
+ * 256 snapshot bytes are still there unchanged. After a refusal `stale` is set
+ * and such reads give 0 bytes. Bytes of the deeper part that were read with the
+ * sample (`captured`) come first, under the same check.
  */
 struct ss_snapshot {
   struct ss_mem mem; /* first: pass &s.mem as the stack */
   uint64_t sp;
   const unsigned char *bytes; /* borrowed */
   size_t len;
-  const struct ss_mem *live;  /* NULL: nothing behind */
+  const struct ss_mem *captured; /* NULL; to be set after the init */
+  enum { SS_CAPTURED_UNTRIED, SS_CAPTURED_GOOD, SS_CAPTURED_BAD } captured_state;
+  const struct ss_mem *live; /* NULL: nothing behind */
   uint64_t stack_end;         /* end of the stack's mapping */
   unsigned char *more;        /* owned: bytes from sp+len on */
   size_t more_len, more_cap;

@@ -56,6 +56,8 @@ struct ss_thread {
   struct ss_thread_row row;
   struct ss_ledger_thread *ledger;
   char comm[64];
+  uint64_t deep_end; /* of the stack's part that copies miss, 0: none so far */
+  uint32_t deep_len;
   uint64_t plan_key; /* what the last plan was made from */
   bool planned;
   bool ran; /* on a CPU since schedstat was last read */

@@ -158,8 +158,8 @@ struct user_stack {
 };
 
 static void unwind(struct ss_pipeline *p, struct ss_thread *t,
-                   const struct ss_captured *c, struct ss_snapshot *snapshot,
-                   struct user_stack *out)
+                   const struct ss_captured *c, const struct ss_mem *captured,
+                   struct ss_snapshot *snapshot, struct user_stack *out)
 {
   struct ss_process *proc = t->process;
   const struct ss_record *rec = &c->rec;
@@ -171,6 +171,7 @@ static void unwind(struct ss_pipeline *p, struct ss_thread *t,
   stack_map = ss_tracked_map(proc, sp, rec->time_ns);
   ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
                    &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
+  snapshot->captured = captured;
   out->end = ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space,
                                 &snapshot->mem, &proc->live.mem, &rec->u.sample.regs,
                                 p->native, SS_FRAMES_MAX, &out->native);
@@ -248,11 +249,47 @@ static void push_user(struct path *path, struct ss_process *proc,
 /* ---- plans
  * ----------------------------------------------------------------------------- */
 
+/* A thread whose stack was once deeper than its copy: from now on the part
+ * behind the copy is read with the sample, because it may change before stage 2
+ * asks for it. It lies below the outermost frame, which does not move. */
+static void note_depth(struct ss_thread *t, const struct ss_pipeline *p,
+                       const struct ss_record *rec, const struct user_stack *u)
+{
+  enum { STEP = 8192, ABOVE = 64 };
+  uint64_t copied = rec->u.sample.regs.r[SS_REG_SP] + rec->u.sample.stack_len;
+
+  if (u->end != SS_END_COMPLETE || u->native == 0)
+    return;
+  uint64_t end = p->native[u->native - 1].sp + ABOVE;
+  if (end <= copied || end - copied > SS_STACK_READ_MAX)
+    return;
+  uint64_t need = (end - copied + 2 * STEP - 1) / STEP * STEP;
+  if (end != t->deep_end)
+    t->deep_len = 0;
+  t->deep_end = end;
+  if (need > t->deep_len)
+    t->deep_len = need < SS_PLAN_DEEP_MAX ? (uint32_t)need : SS_PLAN_DEEP_MAX;
+}
+
+/* The deep part as the plan's last region: one that fails ends the list. */
+static void plan_depth(const struct ss_thread *t, struct ss_read_plan *plan)
+{
+  uint64_t planned = 0;
+
+  for (uint32_t i = 0; i < plan->count; i++)
+    planned += plan->regions[i].len;
+  if (t->deep_len > 0 && plan->count < SS_PLAN_REGIONS_MAX &&
+      planned + t->deep_len <= SS_PLAN_BYTES_MAX)
+    plan->regions[plan->count++] =
+        (struct ss_region){.addr = t->deep_end - t->deep_len, .len = t->deep_len};
+}
+
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 {
   struct ss_process *proc = t->process;
-  uint64_t generations[2] = {proc->env.generation,
-                             proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0};
+  uint64_t generations[4] = {proc->env.generation,
+                             proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0,
+                             t->deep_end, t->deep_len};
   uint64_t key = ss_hash_bytes(generations, sizeof(generations)) | 1;
   struct ss_read_plan plan = {.count = 0};
 
@@ -262,6 +299,7 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
   (void)ss_testenv_plan(&proc->env, &plan);
   if (proc->py)
     (void)ss_py_plan(proc->py, t->tid, &plan);
+  plan_depth(t, &plan);
   if (plan.count > 0 || t->planned) {
     ss_capture_set_plan(p->config.capture, proc->pid, t->tid, &plan);
     t->planned = plan.count > 0;
@@ -310,22 +348,24 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   struct ss_span spans[SS_PLAN_REGIONS_MAX];
   struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
   struct path path = {.p = p};
-  struct ss_mem_spans mem;
+  struct ss_mem_spans mem, at_sample;
   struct ss_sample_row row;
+  size_t n_spans;
 
   if (t == NULL) {
     p->n_ignored++;
     return;
   }
-  ss_mem_spans_init(&mem, spans,
-                    ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len,
-                                       spans, SS_PLAN_REGIONS_MAX),
-                    &t->process->live.mem);
+  n_spans = ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len, spans,
+                               SS_PLAN_REGIONS_MAX);
+  ss_mem_spans_init(&mem, spans, n_spans, &t->process->live.mem);
+  ss_mem_spans_init(&at_sample, spans, n_spans, NULL);
   if (rec->u.sample.kernel)
     push_kernel(&path, rec);
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
-    unwind(p, t, captured, &snapshot, &user);
+    unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
+    note_depth(t, p, rec, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     push_user(&path, t->process, &user);
     ss_snapshot_release(&snapshot);

@@ -50,9 +50,27 @@ static void fetch_more(struct ss_snapshot *s, size_t want)
   s->more_len = got - overlap;
 }
 
+/* Were the captured bytes read while the thread still stood where it was
+ * sampled? They must overlap the copy's end and be equal there. */
+static bool captured_fits(struct ss_snapshot *s)
+{
+  unsigned char overlap[OVERLAP];
+  if (s->captured == NULL || s->len < OVERLAP)
+    return false;
+  if (s->captured_state == SS_CAPTURED_UNTRIED) {
+    const unsigned char *end = s->bytes + s->len;
+    bool same = ss_mem_get(s->captured, s->sp + s->len - OVERLAP, overlap, OVERLAP) &&
+                memcmp(overlap, end - OVERLAP, OVERLAP) == 0;
+    s->captured_state = same ? SS_CAPTURED_GOOD : SS_CAPTURED_BAD;
+  }
+  return s->captured_state == SS_CAPTURED_GOOD;
+}
+
 /* Bytes behind the copy, from the offset `off` behind its end. */
 static size_t read_more(struct ss_snapshot *s, size_t off, void *buf, size_t len)
 {
+  if (captured_fits(s) && ss_mem_get(s->captured, s->sp + s->len + off, buf, len))
+    return len;
   if (s->live == NULL || s->stale)
     return 0;
   if (off + len > s->more_len) {

@@ -118,6 +118,40 @@ static void test_empty_copy(void **state)
   free(f);
 }
 
+/* What stage 1 read at the sample serves when the stack has changed since, but
+ * only if it was read before that. */
+static void test_captured_bytes(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  struct ss_mem_spans captured;
+  unsigned char copy[4096], deep[8192], buf[64];
+  memcpy(copy, f->bytes, sizeof copy);
+  memcpy(deep, f->bytes + 3072, sizeof deep);
+  struct ss_span span = {.addr = BASE + 3072, .len = sizeof deep, .bytes = deep};
+  ss_mem_spans_init(&captured, &span, 1, NULL);
+  memset(f->bytes + 3900, 0, 4000); /* the thread has gone on */
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  s.captured = &captured.mem;
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 4090, buf, 64), 64);
+  assert_memory_equal(buf, copy + 4090, 6);
+  assert_memory_equal(buf + 6, deep + 1024, 58);
+  assert_false(s.stale);
+  /* Behind it there is only live memory, which no longer fits. */
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 3072 + sizeof deep, buf, 64), 0);
+  assert_true(s.stale);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 8000, buf, 64), 64);
+  ss_snapshot_release(&s);
+  /* Read too late: not believed either. */
+  deep[4095 - 3072]++;
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  s.captured = &captured.mem;
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 5000, buf, 64), 0);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -126,6 +160,7 @@ int main(void)
       cmocka_unit_test(test_changed_memory_is_refused),
       cmocka_unit_test(test_without_live_memory),
       cmocka_unit_test(test_empty_copy),
+      cmocka_unit_test(test_captured_bytes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
