@@ -322,6 +322,7 @@ void ss_bundle_free(struct ss_bundle *b)
     free(b->absent[i].why);
   }
   free(b->absent);
+  free(b->hashed);
   ss_dir_close(&b->dir);
   free(b);
 }

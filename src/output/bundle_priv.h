@@ -2,6 +2,9 @@
 #ifndef SS_BUNDLE_PRIV_H
 #define SS_BUNDLE_PRIV_H
 
+#include <sys/types.h>
+#include <time.h>
+
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,11 +39,21 @@ void ss_meta_json(struct ss_store *store, const char *key, cJSON *tree);
 struct ss_absent {
   char *name, *why;
 };
+/* A file hashed already: the manifest is written twice, and the log may be long. */
+struct ss_hashed {
+  ino_t ino;
+  off_t size;
+  struct timespec modified;
+  char hex[65];
+};
+
 struct ss_bundle {
   struct ss_dir dir;
   int reserve_fd; /* an unlinked file that holds SS_RESERVE_BYTES; -1: none */
   struct ss_absent *absent;
   size_t n_absent, cap_absent;
+  struct ss_hashed *hashed;
+  size_t n_hashed, cap_hashed;
   struct ss_time_limits limits; /* found at the start, needed at the end */
 };
 /* A whole small file of ours, complete or absent (and then remembered so). */

@@ -81,13 +81,43 @@ static enum ss_err list_files(int dirfd, struct names *out, struct ss_diag *diag
   return err;
 }
 
-static enum ss_err hash_file(const struct ss_dir *dir, const char *name, char hex[65],
-                             uint64_t *size, struct ss_diag *diag)
+static enum ss_err hash_bytes(int fd, const char *name, char hex[65],
+                              struct ss_diag *diag)
 {
   unsigned char chunk[32768];
   struct ss_sha256 sha;
   ssize_t n;
+
+  ss_sha256_init(&sha);
+  while ((n = ss_read_some(fd, chunk, sizeof chunk)) > 0)
+    ss_sha256_update(&sha, chunk, (size_t)n);
+  if (n < 0)
+    return ss_fail_errno(diag, "cannot read %s", name);
+  ss_sha256_hex(&sha, hex);
+  return SS_ERR_OK;
+}
+
+static const struct ss_hashed *hashed_before(const struct ss_bundle *b,
+                                             const struct stat *st)
+{
+  for (size_t i = 0; i < b->n_hashed; i++) {
+    const struct ss_hashed *h = &b->hashed[i];
+    if (h->ino == st->st_ino && h->size == st->st_size &&
+        h->modified.tv_sec == st->st_mtim.tv_sec &&
+        h->modified.tv_nsec == st->st_mtim.tv_nsec)
+      return h;
+  }
+  return NULL;
+}
+
+static enum ss_err hash_file(struct ss_bundle *b, const struct ss_dir *dir,
+                             const char *name, struct ss_hashed *out,
+                             struct ss_diag *diag)
+{
+  const struct ss_hashed *before;
   struct ss_diag local = {0};
+  enum ss_err err = SS_ERR_OK;
+  struct stat st;
   int fd = ss_file_open_read(dir, name, &local);
 
   if (fd < 0) {
@@ -95,36 +125,38 @@ static enum ss_err hash_file(const struct ss_dir *dir, const char *name, char he
       *diag = local;
     return local.err;
   }
-  ss_sha256_init(&sha);
-  *size = 0;
-  while ((n = ss_read_some(fd, chunk, sizeof chunk)) > 0) {
-    ss_sha256_update(&sha, chunk, (size_t)n);
-    *size += (uint64_t)n;
+  if (fstat(fd, &st) != 0) {
+    err = ss_fail_errno(diag, "cannot read %s", name);
+  } else if ((before = hashed_before(b, &st)) != NULL) {
+    *out = *before;
+  } else {
+    *out =
+        (struct ss_hashed){.ino = st.st_ino, .size = st.st_size, .modified = st.st_mtim};
+    err = hash_bytes(fd, name, out->hex, diag);
+    if (err == SS_ERR_OK &&
+        ss_grow(&b->hashed, &b->cap_hashed, b->n_hashed + 1, sizeof *b->hashed))
+      b->hashed[b->n_hashed++] = *out;
   }
   ss_close(&fd);
-  if (n < 0)
-    return ss_fail_errno(diag, "cannot read %s", name);
-  ss_sha256_hex(&sha, hex);
-  return SS_ERR_OK;
+  return err;
 }
 
-static enum ss_err add_files(cJSON *files, const struct ss_dir *dir, const char *prefix,
-                             struct ss_diag *diag)
+static enum ss_err add_files(struct ss_bundle *b, cJSON *files, const struct ss_dir *dir,
+                             const char *prefix, struct ss_diag *diag)
 {
   struct names names = {0};
   enum ss_err err = list_files(dir->fd, &names, diag);
 
   for (size_t i = 0; i < names.count && err == SS_ERR_OK; i++) {
-    char hex[65];
-    uint64_t size = 0;
+    struct ss_hashed hashed;
     struct ss_buf shown = {0};
-    err = hash_file(dir, names.items[i], hex, &size, diag);
+    err = hash_file(b, dir, names.items[i], &hashed, diag);
     if (err == SS_ERR_OK) {
       cJSON *file = cJSON_CreateObject();
       ss_buf_addf(&shown, "%s%s", prefix, names.items[i]);
       ss_json_str(file, "name", ss_buf_str(&shown));
-      ss_json_count(file, "size", size);
-      ss_json_str(file, "sha256", hex);
+      ss_json_count(file, "size", (uint64_t)hashed.size);
+      ss_json_str(file, "sha256", hashed.hex);
       ss_json_item(files, NULL, file);
     }
     ss_buf_release(&shown);
@@ -133,15 +165,14 @@ static enum ss_err add_files(cJSON *files, const struct ss_dir *dir, const char 
   return err;
 }
 
-static enum ss_err list_bundle(const struct ss_bundle *b, cJSON *files,
-                               struct ss_diag *diag)
+static enum ss_err list_bundle(struct ss_bundle *b, cJSON *files, struct ss_diag *diag)
 {
-  enum ss_err err = add_files(files, &b->dir, "", diag);
+  enum ss_err err = add_files(b, files, &b->dir, "", diag);
   struct ss_dir dumps = {
       .fd = openat(b->dir.fd, "dumps", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
 
   if (dumps.fd >= 0) {
-    err = ss_first_error(err, add_files(files, &dumps, "dumps/", diag));
+    err = ss_first_error(err, add_files(b, files, &dumps, "dumps/", diag));
     ss_close(&dumps.fd);
   }
   return err;
