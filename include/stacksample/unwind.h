@@ -120,6 +120,11 @@ enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space 
 enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space *space,
                             const struct ss_mem *stack, const struct ss_regs *regs,
                             uint64_t *ips, size_t cap, size_t *count);
+/* Do the two opinions differ where libunwind has one? */
+bool ss_unwind_differs(const struct ss_frame *frames, size_t count, const uint64_t *ips,
+                       size_t ip_count, enum ss_end audit_end);
+/* Gives back what an audit keeps of the modules' unwind sections. */
+void ss_unwind_trim(struct ss_modules *modules);
 
 /*
  * A stack snapshot with the live, deeper part behind it: a read beyond the

@@ -258,6 +258,8 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED,
                     p->n_rejected + counts.undecodable + p->py_counts.rejected);
+  ss_store_meta_u64(store, SS_META_AUDIT_CHECKED, p->n_audited);
+  ss_store_meta_u64(store, SS_META_AUDIT_DIFFER, p->n_audit_differs);
   ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
   ss_store_meta(store, SS_META_REALTIME_READER, counts.fifo ? "yes" : "no");
   if (ss_names_resolve(store, p->modules, &diag) != SS_ERR_OK)

@@ -97,6 +97,7 @@ struct ss_pipeline {
   int *path_lines;
 
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
+  uint64_t n_audited, n_audit_differs;
   uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
   struct ss_py_counts py_counts;             /* of ended images */
 

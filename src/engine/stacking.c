@@ -181,6 +181,24 @@ static void unwind(struct ss_pipeline *p, struct ss_thread *t,
       out->method = p->native[i].method;
 }
 
+/* A second opinion on one stack in many; how often it differs is shown. */
+static void audit(struct ss_pipeline *p, struct ss_thread *t, const struct ss_record *rec,
+                  const struct ss_snapshot *snapshot, const struct user_stack *u)
+{
+  uint64_t ips[SS_FRAMES_MAX];
+  size_t count = 0;
+  enum ss_end end;
+
+  if (p->n_samples % SS_AUDIT_EVERY != SS_AUDIT_EVERY / 10 || u->native == 0)
+    return;
+  end = ss_unwind_audit(p->unwinder, &t->process->space, &snapshot->mem,
+                        &rec->u.sample.regs, ips, SS_FRAMES_MAX, &count);
+  p->n_audited++;
+  if (ss_unwind_differs(p->native, u->native, ips, count, end))
+    p->n_audit_differs++;
+  ss_unwind_trim(p->modules);
+}
+
 /* A process becomes a Python one when libpython is mapped: asked again only
  * when its mappings have changed since. */
 static struct ss_py *python_of(struct ss_pipeline *p, struct ss_process *proc)
@@ -366,6 +384,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     struct ss_snapshot snapshot;
     unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
     note_depth(t, p, rec, &user);
+    audit(p, t, rec, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     push_user(&path, t->process, &user);
     ss_snapshot_release(&snapshot);

@@ -392,3 +392,22 @@ enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space 
   }
   return SS_END_DEPTH;
 }
+
+bool ss_unwind_differs(const struct ss_frame *frames, size_t count, const uint64_t *ips,
+                       size_t ip_count, enum ss_end audit_end)
+{
+  for (size_t i = 0; i < ip_count; i++)
+    if (i >= count || frames[i].ip != ips[i])
+      return true;
+  return audit_end == SS_END_COMPLETE && count > ip_count;
+}
+
+void ss_unwind_trim(struct ss_modules *modules)
+{
+  for (uint32_t i = 0; i < ss_modules_count(modules); i++) {
+    struct ss_module *module = ss_modules_at(modules, i);
+    struct ss_cfi *cfi = module->unwind;
+    if (cfi != NULL && cfi->loaded)
+      ss_cfi_unload(module);
+  }
+}

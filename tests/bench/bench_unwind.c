@@ -140,22 +140,19 @@ static void print_frame(size_t i, const struct ss_frame *f)
   free(name);
 }
 
-/* Compares the two opinions; true where libunwind has one and it differs. */
+/* Prints where the two opinions part, if they do. */
 static bool differs(size_t number, const struct ss_frame *frames, size_t count,
                     const uint64_t *ips, size_t ip_count, enum ss_end audit_end)
 {
-  for (size_t i = 0; i < ip_count; i++) {
-    if (i < count && frames[i].ip == ips[i])
-      continue;
-    printf("stack %zu: frame %zu is %lx (of %zu), libunwind says %lx (of %zu, %s)\n",
-           number, i, i < count ? (unsigned long)frames[i].ip : 0, count,
-           (unsigned long)ips[i], ip_count, ss_end_word(audit_end));
-    return true;
-  }
-  if (audit_end == SS_END_COMPLETE && count > ip_count)
-    printf("stack %zu: %zu frames, libunwind completes after %zu\n", number, count,
-           ip_count);
-  return audit_end == SS_END_COMPLETE && count > ip_count;
+  size_t i = 0;
+  if (!ss_unwind_differs(frames, count, ips, ip_count, audit_end))
+    return false;
+  while (i < count && i < ip_count && frames[i].ip == ips[i])
+    i++;
+  printf("stack %zu: frame %zu is %lx (of %zu), libunwind says %lx (of %zu, %s)\n",
+         number, i, i < count ? (unsigned long)frames[i].ip : 0, count,
+         i < ip_count ? (unsigned long)ips[i] : 0, ip_count, ss_end_word(audit_end));
+  return true;
 }
 
 static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,

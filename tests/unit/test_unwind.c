@@ -76,6 +76,33 @@ static void test_call_chain(void **state)
   stopped_release(&s);
 }
 
+/* libunwind agrees, and a difference is seen as one. */
+static void test_audit(void **state)
+{
+  (void)state;
+  static uint64_t ips[SS_FRAMES_MAX];
+  struct stopped s;
+  enum ss_end end;
+  size_t audited;
+  stopped_init(&s, stopped_fork(outer));
+  size_t count = unwind_all(&s, &end);
+  end = ss_unwind_audit(s.unwinder, &s.space, &s.live.mem, &s.regs, ips, SS_FRAMES_MAX,
+                        &audited);
+  assert_int_equal(end, SS_END_COMPLETE);
+  assert_int_equal(audited, count);
+  assert_false(ss_unwind_differs(frames, count, ips, audited, end));
+  assert_true(ss_unwind_differs(frames, count - 1, ips, audited, end));
+  assert_true(ss_unwind_differs(frames, count, ips, audited - 1, SS_END_COMPLETE));
+  assert_false(ss_unwind_differs(frames, count, ips, audited - 1, SS_END_NO_CFI));
+  ips[2]++;
+  assert_true(ss_unwind_differs(frames, count, ips, audited, end));
+  /* What the audit loaded can go; the next walk does not need it. */
+  ss_unwind_trim(s.modules);
+  assert_int_equal(unwind_all(&s, &end), count);
+  assert_int_equal(end, SS_END_COMPLETE);
+  stopped_release(&s);
+}
+
 static void handler(int sig)
 {
   (void)sig;
@@ -365,6 +392,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_call_chain),
+      cmocka_unit_test(test_audit),
       cmocka_unit_test(test_signal_frame),
       cmocka_unit_test(test_signal_stack),
       cmocka_unit_test(test_deeper_than_snapshot),
