@@ -149,7 +149,7 @@ check-corpus: $(FUZZBIN)
 check-layers:
 	$(Q)scripts/check-layers
 
-E2E ?= tests/e2e tests/faults
+E2E ?= $(wildcard tests/e2e tests/faults)
 check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
 	$(Q)STACKSAMPLE=$(abspath $(BIN)) SS_TARGETS=$(abspath $(BUILD)/targets) \
 	  SS_FIXTURE=$(abspath $(FIXTURE)) \
