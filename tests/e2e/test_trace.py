@@ -3,6 +3,7 @@ themselves, with their counts compared to ours."""
 
 import base64
 import collections
+import contextlib
 import functools
 import http.server
 import json
@@ -236,38 +237,71 @@ def test_speedscope_file_has_all_time(run_folder):
     assert file["profiles"][-1]["endValue"] == sum(sums.values())
 
 
-# ---- Perfetto -----------------------------------------------------------------------------
+# ---- chrome://tracing and Perfetto -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def served(run_folder):
-    """URL of a folder: Perfetto's page wants http."""
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+@contextlib.contextmanager
+def server(folder, files):
+    """URL of `folder` over http, where the viewers want it; `files` (name ->
+    bytes) lie over it."""
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-        def translate_path(self, path):
-            if path == "/profiler.json":
-                return str(run_folder / "profiler.json")
-            return super().translate_path(path)
+        def do_GET(self):
+            name = self.path.lstrip("/")
+            if name not in files:
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Type", self.guess_type(name))
+            self.send_header("Content-Length", str(len(files[name])))
+            self.end_headers()
+            self.wfile.write(files[name])
+            return None
 
-    handler = functools.partial(Quiet, directory=str(packages.perfetto()))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http_server.server_address[1]}"
+        http_server.shutdown()
 
 
 @needs_browser
-def test_opens_in_perfetto(served, facts):
+def test_opens_in_chrome_tracing(run_folder, facts, tmp_path):
+    """catapult, the viewer of chrome://tracing, outside of it."""
+    page_text, polyfill = packages.catapult()
+    files = {"viewer.html": page_text.encode(), "polyfill.js": polyfill.encode(),
+             "profiler.json": (run_folder / "profiler.json").read_bytes()}
+    with server(tmp_path, files) as url, browser.Browser() as page:
+        page.open(f"{url}/viewer.html")
+        page.wait("!!(window.tr && tr.Model && tr.importer && tr.importer.Import)", "catapult", 120)
+        slices, samples, warnings = page.run_async("""
+            const done = arguments[0];
+            fetch('/profiler.json').then(r => r.text()).then(text => {
+              const model = new tr.Model(), options = new tr.importer.ImportOptions();
+              options.showImportWarnings = false;
+              new tr.importer.Import(model, options).importTraces([text]);
+              let slices = 0;
+              for (const thread of model.getAllThreads()) slices += thread.sliceGroup.length;
+              done([slices, model.samples.length, model.importWarnings.map(w => w.message)]);
+            }).catch(e => done([String(e), 0, []]));""")
+        assert warnings == []
+        assert slices == facts["slices"] + 1  # the instant at the end is one to it
+        roots = sum(p.roots for p in facts["profiles"].values())
+        assert samples == facts["samples"] - roots
+
+
+@needs_browser
+def test_opens_in_perfetto(run_folder, facts):
     def count(what):
         return page.run_async(
             "const done = arguments[1];"
             "app.trace.engine.query('select ' + arguments[0]).then("
             "  r => done(Number(r.firstRow({n: 0}).n)), e => done(String(e)))", what)
 
-    with browser.Browser() as page:
-        page.open(f"{served}/#!/?url={served}/profiler.json")
+    files = {"profiler.json": (run_folder / "profiler.json").read_bytes()}
+    with server(packages.perfetto(), files) as url, browser.Browser() as page:
+        page.open(f"{url}/#!/?url={url}/profiler.json")
         page.wait("!!(window.app && app.trace && app.trace.engine)", "Perfetto has the trace", 180)
         assert count("count(*) as n from slice where category != 'stacksample'") == facts["slices"]
         assert count("max(depth) + 1 as n from slice") == facts["depth"]

