@@ -401,3 +401,25 @@ def test_a_hundred_thousand_nodes(chromium, tmp_path):
     chromium.run("const q = document.getElementById('q'); q.value = '^f5_1'; q.oninput()")
     assert abs(found_percent(chromium) - 100 * sums.us(through="^f5_1$") / sums.us()) < 0.06
     assert chromium.complaints() == []
+
+
+def test_a_real_run(chromium, out, tmp_path):
+    (tmp_path / "work.py").write_text(
+        "def inner():\n    return sum(i * i for i in range(200000))\n"
+        "def outer():\n    for _ in range(60):\n        inner()\n"
+        "outer()\n")
+    done = harness.run(harness.command(out, "/usr/bin/python3", str(tmp_path / "work.py")))
+    assert done.returncode == 0, done.stderr
+    folder = harness.bundle(out)
+    sums = Db(folder)
+    chromium.open(folder / "flamegraph.html")
+    assert close(shown_us(chromium), sums.us())
+    for name in ("inner", "outer"):
+        chromium.run("const q = document.getElementById('q'); q.value = arguments[0]; q.oninput()",
+                     f"^{name} ")
+        share = 100 * sums.us(through=f"^{name}$") / sums.us()
+        assert share > 50 and abs(found_percent(chromium) - share) < 0.06
+    chromium.keys("/", "Enter", "Escape")
+    assert re.match(r"outer \(\S*work\.py:3\)", live(chromium))
+    assert "work.py:5" in live(chromium)
+    assert chromium.complaints() == []
