@@ -12,11 +12,24 @@
 #include <sys/types.h>
 
 enum ss_reg { /* dense, the order in which perf delivers our mask */
-  SS_REG_AX, SS_REG_BX, SS_REG_CX, SS_REG_DX, SS_REG_SI, SS_REG_DI,
-  SS_REG_BP, SS_REG_SP, SS_REG_IP,
-  SS_REG_R8, SS_REG_R9, SS_REG_R10, SS_REG_R11,
-  SS_REG_R12, SS_REG_R13, SS_REG_R14, SS_REG_R15,
-  SS_REG_COUNT
+              SS_REG_AX,
+              SS_REG_BX,
+              SS_REG_CX,
+              SS_REG_DX,
+              SS_REG_SI,
+              SS_REG_DI,
+              SS_REG_BP,
+              SS_REG_SP,
+              SS_REG_IP,
+              SS_REG_R8,
+              SS_REG_R9,
+              SS_REG_R10,
+              SS_REG_R11,
+              SS_REG_R12,
+              SS_REG_R13,
+              SS_REG_R14,
+              SS_REG_R15,
+              SS_REG_COUNT
 };
 
 struct ss_regs {
@@ -58,7 +71,7 @@ enum ss_insn_kind {
 };
 struct ss_insn {
   uint8_t len, kind;
-  int8_t reg, base; /* enum ss_reg, or -1 */
+  int16_t reg, base; /* enum ss_reg, or -1 */
   int64_t imm;
 };
 /* The instruction at `code`; BAD where `len` bytes do not hold it. */

@@ -26,7 +26,7 @@ static const uint8_t perf_bit[SS_REG_COUNT] = {
 };
 
 /* System V psABI, figure 3.36: DWARF numbers 0 to 16. */
-static const int8_t from_dwarf[] = {
+static const uint8_t from_dwarf[] = {
     SS_REG_AX,  SS_REG_DX,  SS_REG_CX,  SS_REG_BX,  SS_REG_SI,  SS_REG_DI,
     SS_REG_BP,  SS_REG_SP,  SS_REG_R8,  SS_REG_R9,  SS_REG_R10, SS_REG_R11,
     SS_REG_R12, SS_REG_R13, SS_REG_R14, SS_REG_R15, SS_REG_IP,

@@ -12,10 +12,10 @@
 #include "stacksample/arch.h"
 
 /* Register numbers of ModRM and opcodes -> ss_reg. */
-static const int8_t encoded[16] = {SS_REG_AX,  SS_REG_CX,  SS_REG_DX,  SS_REG_BX,
-                                   SS_REG_SP,  SS_REG_BP,  SS_REG_SI,  SS_REG_DI,
-                                   SS_REG_R8,  SS_REG_R9,  SS_REG_R10, SS_REG_R11,
-                                   SS_REG_R12, SS_REG_R13, SS_REG_R14, SS_REG_R15};
+static const uint8_t encoded[16] = {SS_REG_AX,  SS_REG_CX,  SS_REG_DX,  SS_REG_BX,
+                                    SS_REG_SP,  SS_REG_BP,  SS_REG_SI,  SS_REG_DI,
+                                    SS_REG_R8,  SS_REG_R9,  SS_REG_R10, SS_REG_R11,
+                                    SS_REG_R12, SS_REG_R13, SS_REG_R14, SS_REG_R15};
 
 struct decoder {
   const unsigned char *code;
@@ -86,7 +86,7 @@ static size_t immediate_size(const struct decoder *d)
 static struct ss_insn made(enum ss_insn_kind kind, int reg, int base, int64_t imm)
 {
   return (struct ss_insn){
-      .kind = (uint8_t)kind, .reg = (int8_t)reg, .base = (int8_t)base, .imm = imm};
+      .kind = (uint8_t)kind, .reg = (int16_t)reg, .base = (int16_t)base, .imm = imm};
 }
 
 /* Group 1 (80, 81, 83): add, or, adc, sbb, and, sub, xor, cmp with a number. */
@@ -188,10 +188,8 @@ static bool without_modrm(struct decoder *d, unsigned op, struct ss_insn *out)
     number(d, d->wide ? 8 : immediate_size(d));
     out->kind =
         encoded[(op & 7) | (d->rex & 1) << 3] == SS_REG_SP ? SS_INSN_BAD : SS_INSN_OTHER;
-  } else if (op >= 0xb0 && op <= 0xb7) {
-    number(d, 1);
-  } else if (op < 0x40 && (op & 7) == 4) { /* add al, imm8 and its kin */
-    number(d, 1);
+  } else if ((op >= 0xb0 && op <= 0xb7) || op == 0xa8 || (op < 0x40 && (op & 7) == 4)) {
+    number(d, 1); /* mov, test, add al, imm8 and their kin */
   } else if ((op < 0x40 && (op & 7) == 5) || op == 0xa9) {
     number(d, immediate_size(d));
   } else if (op == 0x68 || op == 0x6a) { /* push imm */
@@ -203,8 +201,6 @@ static bool without_modrm(struct decoder *d, unsigned op, struct ss_insn *out)
     *out = made(op == 0xeb ? SS_INSN_JUMP : SS_INSN_BRANCH, -1, -1, number(d, 1));
   } else if (op == 0xc3) {
     out->kind = SS_INSN_RET;
-  } else if (op == 0xa8) {
-    number(d, 1);
   } else if (op == 0xc2 || op == 0xc9 || op == 0xcc ||
              op == 0xf4) { /* ret n, leave, int3 */
     out->kind = SS_INSN_BAD;

@@ -214,12 +214,10 @@ static bool run_location(struct program *p, unsigned op)
   switch (op) {
   case 0x01: { /* set_loc */
     uint64_t to = ss_cfi_read_address(p->section, &p->c, p->fde->cie.fde_encoding);
-    if (to < p->loc)
+    if (to < p->loc || p->fde->cie.code_align != 1)
       fail(p);
-    else if (p->fde->cie.code_align == 1)
-      advance(p, to - p->loc);
     else
-      fail(p);
+      advance(p, to - p->loc);
     return true;
   }
   case 0x02:

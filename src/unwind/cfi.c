@@ -122,8 +122,8 @@ static uint64_t hdr_value(const struct ss_cfi *cfi, size_t i, size_t field)
 bool ss_cfi_offset_at(const struct ss_cfi *cfi, size_t i, size_t *offset)
 {
   if (cfi->hdr == NULL) {
-    *offset = cfi->entries[i].offset;
-    return true;
+    *offset = cfi->entries == NULL ? SIZE_MAX : cfi->entries[i].offset;
+    return *offset < cfi->section.len;
   }
   *offset = (size_t)(hdr_value(cfi, i, 4) - cfi->section.vaddr);
   return *offset < cfi->section.len;

@@ -279,12 +279,10 @@ static void add_fde(struct builder *b, const struct ss_fde *fde,
 {
   static const struct ss_rule slow = {.cfa_kind = SS_RULE_SLOW};
   struct ss_table *t = b->t;
-  size_t rows = t->row_count;
-  uint64_t page = b->row_page;
   if (fde->start > b->covered)
     add_gap(b, b->covered);
-  rows = t->row_count;
-  page = b->row_page;
+  size_t rows = t->row_count;
+  uint64_t page = b->row_page;
   b->starts = true;
   b->signal = fde->cie.signal;
   if (!ss_cfa_rows(b->section, fde, initial, emit_row, b)) {

@@ -218,7 +218,7 @@ static inline bool ss_stack_u64(const struct ss_unwinder *u, uint64_t addr,
                                 uint64_t *value)
 {
   uint64_t off = addr - u->copy_sp;
-  if (u->copy_len >= 8 && off <= u->copy_len - 8) {
+  if (u->copy != NULL && u->copy_len >= 8 && off <= u->copy_len - 8) {
     memcpy(value, u->copy + off, 8);
     return true;
   }
