@@ -123,8 +123,12 @@ static void note_phase(struct watch *w)
   if (now.phase_start_ns == w->phase_start_ns)
     return;
   ss_deadline_phase(&w->deadline, now.phase_start_ns, strcmp(now.test, w->test) != 0);
+  if (now.test[0] == '(') /* (collection): pytest-timeout's clock does not run */
+    w->deadline.test_start_ns = 0;
   w->phase_start_ns = now.phase_start_ns;
   memcpy(w->test, now.test, sizeof(w->test));
+  if (w->dumps)
+    ss_dumps_phase(w->dumps, w->test, w->phase_start_ns);
 }
 
 static void take_dump(struct watch *w, const char *why, unsigned wait_ms)
@@ -250,9 +254,15 @@ static int exec_failed(int error, const char *command)
 /* ---- the run -------------------------------------------------------------------------
  */
 
+/* By a signal of somebody's: ours, too. */
+static bool was_ended(const struct watch *w, const struct ss_exit *end)
+{
+  return w->interrupts > 0 || w->timed_out || end->signal != 0;
+}
+
 static const char *no_torch_env(const struct watch *w, const struct ss_exit *end)
 {
-  if (w->interrupts > 0 || end->signal != 0)
+  if (was_ended(w, end))
     return "not after a terminating signal";
   if (w->no_python.len > 0)
     return ss_buf_str(&w->no_python);
@@ -303,7 +313,7 @@ static void finish(struct ss_session *s, const struct run_options *o, struct wat
   if (!o->session.quiet)
     ss_closing_lines(s->bundle, end, status);
   (void)interrupted_again(w);
-  may_run = w->python.len > 0 && w->interrupts == 0 && end->signal == 0;
+  may_run = w->python.len > 0 && !was_ended(w, end);
   (void)ss_facts_torch_env(s->bundle, may_run ? ss_buf_str(&w->python) : NULL,
                            no_torch_env(w, end), &diag);
   ss_session_manifest(s, &diag);
@@ -369,6 +379,8 @@ static int run_command(struct ss_launch *launch, struct ss_session *s,
   error = ss_launch_release(launch, log_fd, s->notes);
   ss_session_clock(s, ss_launch_start_ns(launch));
   ss_deadline_init(&w.deadline, &deadline, ss_launch_start_ns(launch));
+  if (s->pipeline == NULL) /* no test is seen: its limit counts from here */
+    ss_deadline_phase(&w.deadline, ss_launch_start_ns(launch), true);
   if (error == 0)
     watch_command(&w);
   end_stragglers(&w);

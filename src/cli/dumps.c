@@ -31,7 +31,8 @@ struct ss_dumps {
   pthread_mutex_t lock; /* guards all below */
   pthread_cond_t done;
   bool busy, abandoned;
-  char why[96];
+  char why[96], test[256];
+  uint64_t phase_start_ns;
   double at_s;
   struct taken *taken;
   size_t count, cap;
@@ -146,11 +147,17 @@ static void *take_thread(void *arg)
   struct ss_dumps *d = arg;
   struct ss_look_options options = {.no_children = d->no_children,
                                     .deadline_ns = ss_now_ns() + LOOK_NS};
+  char test[sizeof(d->test)];
   struct ss_look *look = NULL;
   struct ss_diag diag = {0};
   bool abandoned;
 
   pthread_setname_np(pthread_self(), "ss-dump");
+  pthread_mutex_lock(&d->lock);
+  memcpy(test, d->test, sizeof(test));
+  options.test = test;
+  options.phase_start_ns = d->phase_start_ns;
+  pthread_mutex_unlock(&d->lock);
   if (ss_look_take(d->looker, &options, &look, &diag) != SS_ERR_OK ||
       write_look(d, look, d->count + 1, &diag) != SS_ERR_OK)
     ss_note(d->notes, "a dump could not be taken: %s", diag.text);
@@ -180,27 +187,42 @@ static bool start_thread(struct ss_dumps *d)
   return ok;
 }
 
+/* With the lock held. Whether the dump under way, if any, was done in time. */
+static bool wait_done(struct ss_dumps *d, uint64_t until_ns)
+{
+  struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
+                           .tv_nsec = (long)(until_ns % 1000000000)};
+
+  while (d->busy && pthread_cond_timedwait(&d->done, &d->lock, &until) != ETIMEDOUT)
+    ;
+  return !d->busy;
+}
+
 bool ss_dumps_take(struct ss_dumps *d, const char *why, uint64_t start_ns,
                    unsigned wait_ms)
 {
   uint64_t now_ns = ss_now_ns(), until_ns = now_ns + (uint64_t)wait_ms * 1000000;
-  struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                           .tv_nsec = (long)(until_ns % 1000000000)};
   bool done;
 
   pthread_mutex_lock(&d->lock);
-  if (d->busy) {
+  if (d->busy && !wait_done(d, until_ns)) {
     ss_note(d->notes, "a dump was skipped: the one before is not done yet");
   } else {
     snprintf(d->why, sizeof(d->why), "%s", why);
     d->at_s = (double)(now_ns - start_ns) / 1e9;
     d->busy = start_thread(d);
   }
-  while (d->busy && pthread_cond_timedwait(&d->done, &d->lock, &until) != ETIMEDOUT)
-    ;
-  done = !d->busy;
+  done = wait_done(d, until_ns);
   pthread_mutex_unlock(&d->lock);
   return done;
+}
+
+void ss_dumps_phase(struct ss_dumps *d, const char *test, uint64_t start_ns)
+{
+  pthread_mutex_lock(&d->lock);
+  snprintf(d->test, sizeof(d->test), "%s", test);
+  d->phase_start_ns = start_ns;
+  pthread_mutex_unlock(&d->lock);
 }
 
 /* ---- what was taken -----------------------------------------------------------------
@@ -221,6 +243,7 @@ void ss_dumps_store(struct ss_dumps *d, struct ss_store *store)
   struct ss_buf json = {0};
 
   pthread_mutex_lock(&d->lock);
+  (void)wait_done(d, ss_now_ns() + LOOK_NS); /* one that the end came upon */
   ss_buf_addc(&json, '[');
   for (size_t i = 0; i < d->count; i++) {
     ss_buf_addf(&json, "%s{\"file\":\"%s\",\"at_s\":%.3f,\"why\":\"", i ? "," : "",

@@ -18,9 +18,11 @@ struct ss_dumps;
 struct ss_dumps *ss_dumps_new(const struct ss_bundle *bundle, struct ss_notes *notes,
                               pid_t root, bool no_children);
 /* Waits at most `wait_ms` for it to be done; false: still under way. `why` is
- * copied. Skipped, and noted, while an earlier one is under way. */
+ * copied. Skipped, and noted, where an earlier one is under way all that time. */
 bool ss_dumps_take(struct ss_dumps *d, const char *why, uint64_t start_ns,
                    unsigned wait_ms);
+/* The phase of a test that runs now, for how long dumps say it does. */
+void ss_dumps_phase(struct ss_dumps *d, const char *test, uint64_t start_ns);
 unsigned ss_dumps_count(struct ss_dumps *d);
 /* SS_META_DUMPS and the stops of all of them. */
 void ss_dumps_store(struct ss_dumps *d, struct ss_store *store);

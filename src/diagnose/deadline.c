@@ -141,7 +141,7 @@ static void say_point(struct ss_deadline *d, size_t i, const char *of)
   if (p->share > 0)
     snprintf(d->why, sizeof(d->why), "%.0f %% of %s", p->share * 100, of);
   else
-    snprintf(d->why, sizeof(d->why), "after %.0f s, as asked", (double)p->at_ns / 1e9);
+    snprintf(d->why, sizeof(d->why), "after %.3g s, as asked", (double)p->at_ns / 1e9);
 }
 
 static bool stall_due(struct ss_deadline *d, uint64_t now_ns)
@@ -150,7 +150,7 @@ static bool stall_due(struct ss_deadline *d, uint64_t now_ns)
       d->stall_dumps >= STALL_DUMPS_A_TEST ||
       now_ns < d->phase_start_ns + d->stall_next_ns)
     return false;
-  snprintf(d->why, sizeof(d->why), "the phase has lasted %.0f s",
+  snprintf(d->why, sizeof(d->why), "the phase has lasted %.3g s",
            (double)(now_ns - d->phase_start_ns) / 1e9);
   d->stall_next_ns *= 2;
   d->stall_dumps++;

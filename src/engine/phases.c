@@ -136,6 +136,7 @@ void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns)
     return;
   p->tick_ns = now_ns;
   for (struct ss_process *proc = p->processes; proc; proc = proc->next)
-    if (proc->env.pytest && now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
+    if ((proc->pytest || proc->env.pytest) &&
+        now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
       ss_phases_look(p, proc, &proc->live.mem, now_ns);
 }
