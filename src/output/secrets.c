@@ -84,8 +84,22 @@ static bool word_ends(const char *name, size_t i, size_t len)
   return i > 0 && islower((unsigned char)name[i - 1]) && isupper((unsigned char)name[i]);
 }
 
+/* "KeyError: 'b'" in a traceback names a class, and 'b' is what it is about. */
+static bool exception_name(const char *name, size_t len)
+{
+  static const char *const ends[] = {"Error", "Exception", "Warning"};
+  for (size_t i = 0; i < COUNT(ends); i++) {
+    size_t n = strlen(ends[i]);
+    if (len > n && memcmp(name + len - n, ends[i], n) == 0)
+      return true;
+  }
+  return false;
+}
+
 bool ss_secret_name(const char *name, size_t len)
 {
+  if (exception_name(name, len))
+    return false;
   for (size_t i = 0; i < COUNT(harmless_names); i++)
     if (len == strlen(harmless_names[i]) && memcmp(name, harmless_names[i], len) == 0)
       return false;

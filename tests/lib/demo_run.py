@@ -1,6 +1,5 @@
 """One run of the demo, as `make demo` does it, and what stands around it."""
 
-import os
 import pathlib
 import subprocess
 
@@ -19,7 +18,7 @@ def stolen_ticks():
 
 class Demo:
     def __init__(self, folder):
-        env = dict(os.environ, DEMO_OUT=str(folder / "out"), PYTHON=harness.PYTHON)
+        env = dict(harness.environment(), DEMO_OUT=str(folder / "out"), PYTHON=harness.PYTHON)
         env.pop("PYTEST_ADDOPTS", None)
         before = stolen_ticks()
         self.done = subprocess.run(

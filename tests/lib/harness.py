@@ -35,8 +35,15 @@ def command(out, *words, options=()):
     return [STACKSAMPLE, "run", "-o", str(out), "-q", *options, "--", *words]
 
 
+def environment():
+    """Ours without what the pytest that runs us has set: its current test would
+    be that of every process below."""
+    return {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+
+
 def run(words, **kw):
     """subprocess.run with captured output, a deadline, and no inherited stdin."""
+    kw.setdefault("env", environment())
     kw.setdefault("stdin", subprocess.DEVNULL)
     kw.setdefault("stdout", subprocess.PIPE)
     kw.setdefault("stderr", subprocess.PIPE)
@@ -137,6 +144,7 @@ class Process(Reader):
 
     def __init__(self, words, **kw):
         kw.setdefault("stdin", subprocess.PIPE)
+        kw.setdefault("env", environment())
         kw.setdefault("process_group", True)
         group = kw.pop("process_group")
         if group:

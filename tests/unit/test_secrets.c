@@ -51,6 +51,8 @@ static void test_names(void **state)
                                       "AUTHOR",
                                       "PATTERN",
                                       "COMPASS",
+                                      "KeyError",
+                                      "AuthenticationError",
                                       ""};
   (void)state;
   for (size_t i = 0; i < sizeof secret / sizeof secret[0]; i++)
