@@ -107,11 +107,15 @@ static uint64_t sample_count(const struct ss_profile *p)
 
 static void put_taken(struct ss_buf *line, const struct ss_profile *p)
 {
+  uint64_t samples = sample_count(p);
+
   ss_buf_adds(line, "; ");
-  ss_put_count(line, sample_count(p));
+  ss_put_count(line, samples);
   ss_buf_adds(line, " samples, ");
   ss_put_count(line, ss_profile_meta_u64(p, SS_META_LOST, 0));
-  ss_buf_addf(line, " lost, %.1f %% complete", complete_pct(p));
+  ss_buf_adds(line, " lost");
+  if (samples > 0)
+    ss_buf_addf(line, ", %.1f %% complete", complete_pct(p));
 }
 
 static void say_ending(const struct ss_exit *end, int status, const struct ss_profile *p)

@@ -46,8 +46,8 @@ void trace_escape(struct ss_buf *out, const char *s, size_t len);
 struct trace_name trace_name_of(struct trace *t, uint32_t text);
 /* The tree node of a sample; SS_ID_NONE: nothing to show. */
 uint32_t trace_node_of(struct trace *t, const struct ss_sample_row *row);
-/* What the sample covers, not before *end_us of the one before, which is then
- * moved on; false: nothing. */
+/* What the sample covers: its whole weight, not before *end_us of the one before
+ * (which is then moved on), and at most a period beyond its time; false: nothing. */
 bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_t *end_us,
                        struct trace_interval *interval);
 const char *trace_category(const struct trace *t, uint32_t text);

@@ -216,10 +216,14 @@ bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_
       row->time_ns < t->filter.from_ns || row->time_ns >= t->filter.to_ns) {
     return false;
   }
+  uint64_t at = trace_us(t, row->time_ns), weight = row->weight_ns / 1000;
   uint64_t start =
       trace_us(t, row->time_ns > row->weight_ns ? row->time_ns - row->weight_ns : 0);
   interval->start_us = start > *end_us ? start : *end_us;
-  interval->end_us = trace_us(t, row->time_ns);
+  /* The interrupt of the one before may have come late: the debt is passed on. */
+  interval->end_us = interval->start_us + weight;
+  if (interval->end_us > at + t->period_us)
+    interval->end_us = at + t->period_us;
   if (interval->start_us >= interval->end_us) {
     return false;
   }

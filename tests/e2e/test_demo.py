@@ -184,12 +184,12 @@ def test_folded_counts_are_the_samples_time(demo, lines):
 
 
 def test_trace_samples_are_the_samples_time(demo, trace):
-    """Where two samples of a thread overlap, the later one is cut: by what the
-    timer interrupt came late."""
+    """To the microsecond that each is rounded to."""
     _, facts = trace
     shown = sum(us for p in facts["profiles"].values() for node, us in p.weights.items()
                 if node != p.root)
-    assert shown == pytest.approx(demo.profile.weight_us(), rel=0.01)
+    samples = sum(demo.profile.counts("state").values())
+    assert abs(shown - demo.profile.weight_us()) <= samples
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root")

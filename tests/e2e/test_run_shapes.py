@@ -111,8 +111,9 @@ def sums_hold(folder):
     assert problems == []
     shown = sum(us for p in facts["profiles"].values() for node, us in p.weights.items()
                 if node != p.root)
-    assert shown == pytest.approx(weight, rel=0.01)
-    assert summary(folder)["quality"]["samples"] == sum(profile.counts("state").values()) > 0
+    samples = sum(profile.counts("state").values())
+    assert abs(shown - weight) <= samples  # whole microseconds
+    assert summary(folder)["quality"]["samples"] == samples > 0
 
 
 # ---- the pipeline of the runbook -------------------------------------------------------
