@@ -176,7 +176,9 @@ struct ss_hit {
   struct ss_rule rule;
 };
 static_assert(sizeof(struct ss_hit) == 64, "a hit is a cache line");
-#define SS_HITS 4096 /* a torch loop has about 2000 addresses */
+#define SS_HITS                                                                          \
+  16384 /* a torch loop has 2000 addresses; at 4096 a step in twenty missed              \
+         */
 
 struct ss_walk {
   uint64_t r[SS_REG_COUNT];
