@@ -176,9 +176,9 @@ struct ss_hit {
   struct ss_rule rule;
 };
 static_assert(sizeof(struct ss_hit) == 64, "a hit is a cache line");
-#define SS_HITS                                                                          \
-  16384 /* a torch loop has 2000 addresses; at 4096 a step in twenty missed              \
-         */
+/* A torch loop has about 2000 addresses; with 4096 places the whole walk is 6 %
+ * slower by collisions. */
+#define SS_HITS 16384
 
 struct ss_walk {
   uint64_t r[SS_REG_COUNT];
