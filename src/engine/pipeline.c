@@ -217,7 +217,6 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   p->paths = ss_paths_new();
   p->modules = ss_modules_new();
   p->unwinder = ss_unwinder_new();
-  p->kallsyms = p->facts.kernel_samples ? ss_kallsyms_load() : NULL;
   p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples,
                             p->facts.switches, emit_time, p);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));

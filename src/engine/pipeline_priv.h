@@ -78,7 +78,8 @@ struct ss_pipeline {
   struct ss_paths *paths;
   struct ss_modules *modules;
   struct ss_unwinder *unwinder;
-  struct ss_kallsyms *kallsyms;
+  struct ss_kallsyms *kallsyms; /* read for the first kernel frame: it takes 70 ms, */
+  bool kallsyms_read;           /* for which no command shall wait */
   struct ss_ledger *ledger;
 
   struct ss_process *processes; /* alive, newest first */

@@ -52,6 +52,10 @@ static uint32_t kernel_frame(struct ss_pipeline *p, uint64_t ip)
   uint64_t *known;
   uint32_t frame;
 
+  if (!p->kallsyms_read) {
+    p->kallsyms_read = true;
+    p->kallsyms = ss_kallsyms_load();
+  }
   if (p->kallsyms == NULL || !ss_kallsyms_find(p->kallsyms, ip, &symbol))
     return named_frame(p, SS_FRAME_KERNEL, "[kernel]");
   known = ss_idmap_get(&p->kernel_frames, symbol.start);
