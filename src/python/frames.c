@@ -112,14 +112,31 @@ static bool frame_offset(const struct ss_py *py, struct ss_py_view *view,
   return *offset >= -2 && *offset < (int64_t)entry->size;
 }
 
+/* Code that runs once (a module's, what exec() got) may be freed before it is looked
+ * at. Its frame is as good as the others where its bytes came with the sample: that
+ * its activation ends at its anchor shows that the chain is real. */
+static bool code_was_freed(const struct ss_py *py, struct ss_py_view *view,
+                           const struct ss_py_frame *frame)
+{
+  const struct ss_py_layout *l = &py->layout;
+  unsigned char bytes[SS_PY_MAX_code];
+  const bool entering = py->step_count == 0 && l->anchor == SS_PY_ANCHOR_CFRAME;
+  return l->boundary == SS_PY_BOUNDARY_OWNER && !entering && frame->code != 0 &&
+         frame->code % 8 == 0 && ss_py_view_exact(view, frame->addr, l->frame_need) &&
+         ss_mem_get(view->mem, frame->code, bytes, l->code_need);
+}
+
 bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
                     const struct ss_py_frame *frame)
 {
-  int64_t offset;
+  static const struct ss_py_code freed = {0, "<freed code>", "?", 0, false};
+  int64_t offset = 0;
   if (frame->owner != OWNER_THREAD && frame->owner != OWNER_GENERATOR)
     return false;
   struct ss_py_code_entry *entry = ss_py_code_at(py, view->mem, frame->code);
-  if (!entry || !frame_offset(py, view, frame, entry, &offset))
+  if (entry && !frame_offset(py, view, frame, entry, &offset))
+    entry = NULL; /* another object lies there now */
+  if (!entry && !code_was_freed(py, view, frame))
     return false;
   struct ss_py_segment *segment = &py->segments[py->segment_count - 1];
   if (!ss_py_view_exact(view, frame->addr, py->layout.frame_need))
@@ -130,9 +147,11 @@ bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
   }
   if (!ss_grow(&py->steps, &py->step_cap, py->step_count + 1, sizeof *py->steps))
     return false;
-  const int line =
-      offset < 0 ? entry->code->first_line : ss_py_code_line(entry, (uint32_t)offset);
-  py->steps[py->step_count++] = (struct ss_py_step){entry->code, frame->addr, line};
+  struct ss_py_step step = {entry ? entry->code : &freed, frame->addr, 0};
+  if (entry)
+    step.line =
+        offset < 0 ? step.code->first_line : ss_py_code_line(entry, (uint32_t)offset);
+  py->steps[py->step_count++] = step;
   segment->count++;
   return true;
 }

@@ -234,6 +234,33 @@ static void test_reused_code_object_is_noticed(void **state)
   each_layout(reused);
 }
 
+/* The module `mid` has ended since the sample and its code object is gone. */
+static void freed(struct image *im)
+{
+  struct ss_merged out[CAP];
+  struct ss_py_result r;
+  const struct ss_py_layout *l = &im->py->layout;
+  if (l->boundary != SS_PY_BOUNDARY_OWNER)
+    return;
+  for (int i = 0; i < SS_PY_EVAL_SURE; i++)
+    image_merge(im, out, CAP, &r);
+  uint64_t code;
+  ss_mem_u64(&im->mem, im->mid + l->frame_code, &code);
+  code &= ~(uint64_t)l->code_tag;
+  image_field(im, code, l->code_type, 0x1234560, 8);
+  struct ss_py_code_entry *entry =
+      (struct ss_py_code_entry *)(uintptr_t)*ss_idmap_get(&im->py->code_index, code);
+  entry->checked_ns = 0;
+  image_merge(im, out, CAP, &r);
+  assert_merged(out, &r, "0 leaf:11 <freed code>:0 2 outer:31 4");
+  assert_true(r.verified);
+}
+static void test_frame_of_a_freed_code_object(void **state)
+{
+  (void)state;
+  each_layout(freed);
+}
+
 static void wild_strings(struct image *im)
 {
   const struct ss_py_layout *l = &im->py->layout;
@@ -403,6 +430,7 @@ int main(void)
       cmocka_unit_test(test_short_stacks),
       cmocka_unit_test(test_cycles_end),
       cmocka_unit_test(test_reused_code_object_is_noticed),
+      cmocka_unit_test(test_frame_of_a_freed_code_object),
       cmocka_unit_test(test_wild_string_lengths),
       cmocka_unit_test(test_characters),
       cmocka_unit_test(test_cleanup_shim_is_not_shown),
