@@ -112,7 +112,8 @@ struct ss_facts_config {
   const char *mode;      /* "run" or "attach" */
   char *const *argv;     /* ours, whole */
   char *const *command;  /* the user's; NULL in attach */
-  char *const *environment;
+  char *const *environment; /* the command's; in attach the target's */
+  const char *folder; /* the target's working folder, in attach; NULL: our own */
   enum ss_env_mode env;
   const char *options;   /* ours, as text */
   uint64_t timeout_ns;   /* our own --timeout; 0: none */

@@ -4,16 +4,23 @@
  * happens to us: nothing of ours is in it.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 
+#include "stacksample/fsafe.h"
 #include "stacksample/limits.h"
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
 
 #include "cli_priv.h"
 #include "session.h"
+
+#define LONGEST_MS 60000           /* of one poll */
+#define ASK_MS 200                 /* whether it lives, where poll cannot tell */
+#define TARGET_TEXT_MAX (1u << 20) /* of its command line, of its environment */
 
 struct attach_options {
   struct ss_session_options session;
@@ -71,8 +78,10 @@ static int catch_signals(void)
   return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
-/* Sleeps until a signal, the target's end, or the duration's. */
-static void wait_for_end(int signal_fd, int pidfd, uint64_t duration_ns)
+/* Sleeps until a signal, the target's end, or the duration's. Without pidfds
+ * (before Linux 5.3) the target is asked for now and then. */
+static void wait_for_end(const struct ss_identity *id, int signal_fd, int pidfd,
+                         uint64_t duration_ns)
 {
   uint64_t end_ns = duration_ns ? ss_now_ns() + duration_ns : UINT64_MAX;
   struct pollfd fds[2] = {{.fd = signal_fd, .events = POLLIN},
@@ -83,11 +92,13 @@ static void wait_for_end(int signal_fd, int pidfd, uint64_t duration_ns)
     int timeout_ms = -1;
     if (now_ns >= end_ns)
       return;
-    if (end_ns - now_ns < 60000000000ull)
+    if (end_ns - now_ns < LONGEST_MS * UINT64_C(1000000))
       timeout_ms = (int)((end_ns - now_ns) / 1000000) + 1;
     else if (duration_ns)
-      timeout_ms = 60000;
-    if (poll(fds, 2, timeout_ms) > 0)
+      timeout_ms = LONGEST_MS;
+    if (pidfd < 0 && (timeout_ms < 0 || timeout_ms > ASK_MS))
+      timeout_ms = ASK_MS;
+    if (poll(fds, 2, timeout_ms) > 0 || (pidfd < 0 && !ss_identity_alive(id)))
       return;
   }
 }
@@ -101,13 +112,58 @@ static void absent_files(struct ss_session *s)
     ss_bundle_absent(s->bundle, files[i], "attached to a live process");
 }
 
-static int sample(struct ss_session *s, const struct attach_options *o, int signal_fd,
-                  int pidfd)
+/* The words of a file of NUL-terminated ones; they point into `text`. */
+static char **words_of(pid_t pid, const char *file, struct ss_buf *text)
 {
+  char path[64], **words = NULL;
+  size_t n = 0, cap = 0;
+
+  snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+  if (ss_file_read_all(AT_FDCWD, path, TARGET_TEXT_MAX, text, NULL) == SS_ERR_OK)
+    for (size_t at = 0; at < text->len; at += strlen(text->data + at) + 1)
+      if (ss_grow(&words, &cap, n + 2, sizeof(*words)))
+        words[n++] = text->data + at;
+  if (words)
+    words[n] = NULL;
+  return words;
+}
+
+/* What there is to know of the target: its environment and folder, and its command
+ * line for the headings. */
+static void tell_target(struct ss_session *s, const struct attach_options *o)
+{
+  struct ss_buf cmdline = {0}, environment = {0}, quoted = {0};
+  char **words = words_of(o->pid, "cmdline", &cmdline), link[64], folder[PATH_MAX];
+  ssize_t len;
   struct ss_facts_config facts = {.mode = "attach",
                                   .argv = o->session.argv,
-                                  .environment = environ,
+                                  .environment =
+                                      words_of(o->pid, "environ", &environment),
                                   .env = (enum ss_env_mode)o->session.env};
+  struct ss_diag diag = {0};
+
+  snprintf(link, sizeof(link), "/proc/%d/cwd", (int)o->pid);
+  len = readlink(link, folder, sizeof(folder) - 1);
+  if (len > 0) {
+    folder[len] = '\0';
+    facts.folder = folder;
+  }
+  if (ss_facts_start(s->bundle, &facts, s->store, NULL, &diag) != SS_ERR_OK)
+    ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+  if (words) {
+    (void)ss_command_quote(&quoted, words, o->session.env == SS_ENV_FULL);
+    ss_store_meta(s->store, SS_META_COMMAND_LINE, ss_buf_str(&quoted));
+  }
+  free(words);
+  free((void *)(uintptr_t)facts.environment);
+  ss_buf_release(&cmdline);
+  ss_buf_release(&environment);
+  ss_buf_release(&quoted);
+}
+
+static int sample(struct ss_session *s, const struct attach_options *o,
+                  const struct ss_identity *id, int signal_fd, int pidfd)
+{
   struct ss_diag diag = {0};
 
   ss_session_attach(s, o->pid);
@@ -116,11 +172,10 @@ static int sample(struct ss_session *s, const struct attach_options *o, int sign
     return SS_EXIT_NOTHING;
   }
   ss_session_clock(s, ss_now_ns());
-  if (ss_facts_start(s->bundle, &facts, s->store, NULL, &diag) != SS_ERR_OK)
-    ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+  tell_target(s, o);
   absent_files(s);
   ss_session_announce(s);
-  wait_for_end(signal_fd, pidfd, o->duration_ns);
+  wait_for_end(id, signal_fd, pidfd, o->duration_ns);
   ss_session_stop(s, ss_now_ns());
   ss_store_meta_u64(s->store, SS_META_FINISHED, 1);
   if (ss_session_write(s, NULL, &diag) != SS_ERR_OK) {
@@ -140,11 +195,11 @@ static int attach(const struct attach_options *o, const struct ss_identity *id)
   struct ss_diag diag = {0};
 
   if (!ss_identity_alive(id)) {
-    ss_say("process %d has ended", (int)o->pid);
+    ss_say("PID %d has just ended", (int)o->pid);
   } else if (ss_session_open(&session, &o->session, &diag) != SS_ERR_OK) {
     ss_say_err(diag.err, &diag);
   } else {
-    status = sample(&session, o, signal_fd, pidfd);
+    status = sample(&session, o, id, signal_fd, pidfd);
     if (status == SS_EXIT_NOTHING)
       ss_session_discard(&session);
     ss_session_free(&session);
@@ -173,13 +228,13 @@ int ss_cmd_attach(int argc, char **argv)
     return SS_EXIT_USAGE;
   }
   o.session.argv = argv - 1;
-  if (!ss_identity_get(&id, o.pid)) {
-    ss_say("there is no process %d", (int)o.pid);
-    return SS_EXIT_NOTHING;
-  }
   /* Refusals come before anything is created. */
   if (ss_access_explain(o.pid, &diag) != SS_ERR_OK) {
     ss_say_err(diag.err, &diag);
+    return SS_EXIT_NOTHING;
+  }
+  if (!ss_identity_get(&id, o.pid)) {
+    ss_say("PID %d has just ended", (int)o.pid);
     return SS_EXIT_NOTHING;
   }
   return attach(&o, &id);

@@ -193,8 +193,8 @@ bool ss_stage_quote(struct ss_buf *out, const struct ss_facts_config *config)
 
   if (parent > 0 && read_words(&before, parent, "environ") &&
       (first == getpid() || read_words(&after, first, "environ")))
-    redacted = add_settings(&line, before.items,
-                            after.items ? after.items : config->environment, full);
+    redacted =
+        add_settings(&line, before.items, after.items ? after.items : environ, full);
   ss_buf_add(out, ss_buf_str(&line), line.len);
   ss_buf_clear(&line);
   redacted =

@@ -117,7 +117,7 @@ enum ss_err ss_facts_start(struct ss_bundle *b, const struct ss_facts_config *co
 
   if (!getcwd(cwd, sizeof cwd))
     snprintf(cwd, sizeof cwd, ".");
-  ss_store_meta(store, SS_META_CWD, cwd);
+  ss_store_meta(store, SS_META_CWD, config->folder ? config->folder : cwd);
   store_command(store, config);
   ss_time_limits_find(&b->limits, config->command, config->environment, cwd_fd,
                       config->timeout_ns);
