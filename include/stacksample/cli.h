@@ -25,7 +25,7 @@ enum {
 
 struct ss_command {
   const char *name;
-  const char *summary; /* one line of the command table */
+  const char *summary;                /* one line of the command table */
   int (*main)(int argc, char **argv); /* argv[0] is the command's name */
 };
 extern const struct ss_command ss_commands[]; /* ends with NULL name */
@@ -39,20 +39,20 @@ enum ss_option_kind {
   SS_OPT_CHOICE    /* int: index into choices */
 };
 struct ss_option {
-  const char *name;  /* long name without -- */
-  char letter;       /* 0: none */
+  const char *name; /* long name without -- */
+  char letter;      /* 0: none */
   enum ss_option_kind kind;
-  void *value;       /* of the type above */
-  const char *arg;   /* what --help calls the argument */
-  const char *help;  /* one line with the default */
-  uint64_t min, max; /* UINT */
+  void *value;                /* of the type above */
+  const char *arg;            /* what --help calls the argument */
+  const char *help;           /* one line with the default */
+  uint64_t min, max;          /* UINT */
   const char *const *choices; /* CHOICE, ends with NULL */
-  bool *given;       /* may be NULL */
+  bool *given;                /* may be NULL */
 };
 struct ss_usage {
   const char *command; /* "run" */
   const char *synopsis;
-  const char *about;   /* a paragraph */
+  const char *about; /* a paragraph */
   const char *examples;
   const char *statuses;
   const struct ss_option *options; /* ends with NULL name */

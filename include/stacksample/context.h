@@ -30,20 +30,20 @@ void ss_test_parse(const char *value, size_t len, struct ss_test_id *out);
  * reads those regions and no more; this is so too while the variable is not set
  * (setenv appends behind the last slot). Calls must be in order of time. */
 struct ss_testenv {
-  uint64_t environ_var;  /* address of `environ`; 0: not located */
+  uint64_t environ_var;     /* address of `environ`; 0: not located */
   uint64_t maps_generation; /* when it was last looked for */
-  bool looked;           /* it was looked for at that generation */
-  uint64_t array;        /* value of environ at the last look; 0: look anew */
-  uint64_t slot_addr;    /* of the slot; 0: the variable is not set */
-  uint64_t string;       /* slot's value */
-  uint64_t last;         /* not set: the pointer in the last slot ... */
-  uint32_t count;        /* ... and the number of slots before the NULL */
-  uint64_t scan_after_ns; /* a hostile array: no whole look before that */
-  char *value;           /* owned: last verified value, after '='; NULL none */
+  bool looked;              /* it was looked for at that generation */
+  uint64_t array;           /* value of environ at the last look; 0: look anew */
+  uint64_t slot_addr;       /* of the slot; 0: the variable is not set */
+  uint64_t string;          /* slot's value */
+  uint64_t last;            /* not set: the pointer in the last slot ... */
+  uint32_t count;           /* ... and the number of slots before the NULL */
+  uint64_t scan_after_ns;   /* a hostile array: no whole look before that */
+  char *value;              /* owned: last verified value, after '='; NULL none */
   size_t value_len;
-  char worker[32];       /* PYTEST_XDIST_WORKER, "" */
-  bool pytest;           /* a PYTEST_ variable was ever seen */
-  uint64_t generation;   /* grows when the plan must be taken anew */
+  char worker[32];     /* PYTEST_XDIST_WORKER, "" */
+  bool pytest;         /* a PYTEST_ variable was ever seen */
+  uint64_t generation; /* grows when the plan must be taken anew */
 };
 void ss_testenv_release(struct ss_testenv *env);
 void ss_testenv_reset(struct ss_testenv *env); /* exec */
@@ -74,16 +74,17 @@ bool ss_torch_operator(const char *demangled, const struct ss_overloads *overloa
 
 /* ---- states ---------------------------------------------------------------- */
 
-#define SS_STATES(X)                                                           \
-  X(USER, "user") X(KERNEL, "kernel") X(SPIN, "spin") X(GIL, "gil")            \
-  X(LOCK, "lock") X(IO, "io") X(CHILD, "child") X(SLEEP, "sleep")              \
-  X(WAIT, "wait") X(RUNNABLE, "runnable") X(STOPPED, "stopped")                \
-  X(UNKNOWN, "unknown")
+#define SS_STATES(X)                                                                     \
+  X(USER, "user")                                                                        \
+  X(KERNEL, "kernel")                                                                    \
+  X(SPIN, "spin") X(GIL, "gil") X(LOCK, "lock") X(IO, "io") X(CHILD, "child")            \
+      X(SLEEP, "sleep") X(WAIT, "wait") X(RUNNABLE, "runnable") X(STOPPED, "stopped")    \
+          X(UNKNOWN, "unknown")
 enum ss_state {
 #define SS_STATE_ENUM(name, word) SS_STATE_##name,
   SS_STATES(SS_STATE_ENUM)
 #undef SS_STATE_ENUM
-  SS_STATE_COUNT
+      SS_STATE_COUNT
 };
 const char *ss_state_word(enum ss_state state);
 enum ss_state ss_state_parse(const char *word); /* SS_STATE_COUNT: no such */

@@ -35,12 +35,13 @@ struct ss_image; /* opaque */
 enum ss_err ss_image_open(struct ss_image **image, int fd, const char *name,
                           struct ss_diag *diag);
 /* Over bytes already in memory (vdso, decompressed data); copied. */
-enum ss_err ss_image_open_bytes(struct ss_image **image, const void *bytes,
-                                size_t len, const char *name, struct ss_diag *diag);
+enum ss_err ss_image_open_bytes(struct ss_image **image, const void *bytes, size_t len,
+                                const char *name, struct ss_diag *diag);
 void ss_image_close(struct ss_image *image);
 /* Build-id bytes (at most 20 kept); length 0 where there is none. */
 size_t ss_image_build_id(const struct ss_image *image, unsigned char id[20]);
-size_t ss_image_segments(const struct ss_image *image, const struct ss_segment **segments);
+size_t ss_image_segments(const struct ss_image *image,
+                         const struct ss_segment **segments);
 uint16_t ss_image_type(const struct ss_image *image); /* ET_EXEC, ET_DYN */
 /* Loads (once) a section by name, decompressed with a cap where SHF_COMPRESSED.
  * Works from the program headers where section headers are stripped, for
@@ -77,20 +78,20 @@ char *ss_demangle(const char *name);
 
 struct ss_unwind_table; /* unwind.h: built lazily, owned by the module */
 struct ss_module {
-  uint32_t id;        /* dense, 0 first */
-  char *path;         /* as mapped, without " (deleted)" */
-  char *name;         /* basename for a frame's "(library)"; "[vdso]" */
+  uint32_t id; /* dense, 0 first */
+  char *path;  /* as mapped, without " (deleted)" */
+  char *name;  /* basename for a frame's "(library)"; "[vdso]" */
   uint64_t inode;
   uint32_t dev_major, dev_minor;
   unsigned char build_id[20];
   size_t build_id_len;
-  struct ss_image *image;   /* NULL: could not be opened, see why */
+  struct ss_image *image; /* NULL: could not be opened, see why */
   struct ss_diag why;
   int root_fd;              /* the target's root folder, borrowed; -1 */
   struct ss_image *debug;   /* separate debug file, from ss_module_symbol on */
   struct ss_symtab *symtab; /* NULL until ss_module_symbol */
   bool symtab_tried;
-  void *unwind;             /* for src/unwind: its per-module state */
+  void *unwind; /* for src/unwind: its per-module state */
   void (*unwind_free)(void *unwind);
 };
 struct ss_modules; /* the registry */
@@ -122,7 +123,8 @@ enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
 enum ss_err ss_perf_map_parse(struct ss_perf_map **map, const char *text, size_t len,
                               size_t *rejected);
 void ss_perf_map_free(struct ss_perf_map *map);
-bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr, struct ss_symbol *out);
+bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr,
+                      struct ss_symbol *out);
 
 /* Kernel function names; NULL where /proc/kallsyms hides addresses. */
 struct ss_kallsyms;

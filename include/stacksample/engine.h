@@ -33,9 +33,9 @@ struct ss_perf_config {
   struct ss_notes *notes;
 };
 struct ss_perf_facts {
-  bool kernel_samples;   /* exclude_kernel = 0 was allowed */
-  bool switches;         /* PERF_RECORD_SWITCH comes */
-  uint32_t snapshot;     /* bytes in use, maybe smaller than wanted */
+  bool kernel_samples; /* exclude_kernel = 0 was allowed */
+  bool switches;       /* PERF_RECORD_SWITCH comes */
+  uint32_t snapshot;   /* bytes in use, maybe smaller than wanted */
   uint64_t period_ns;
   uint64_t ring_bytes;   /* per CPU */
   unsigned cpus, events; /* opened */
@@ -58,8 +58,15 @@ void ss_perf_close(struct ss_perf *perf);
 /* ---- records: pure over bytes ------------------------------------------------- */
 
 enum ss_record_type {
-  SS_REC_SAMPLE, SS_REC_MMAP, SS_REC_COMM, SS_REC_FORK, SS_REC_EXIT,
-  SS_REC_SWITCH, SS_REC_LOST, SS_REC_THROTTLE, SS_REC_OTHER
+  SS_REC_SAMPLE,
+  SS_REC_MMAP,
+  SS_REC_COMM,
+  SS_REC_FORK,
+  SS_REC_EXIT,
+  SS_REC_SWITCH,
+  SS_REC_LOST,
+  SS_REC_THROTTLE,
+  SS_REC_OTHER
 };
 struct ss_record { /* pointers are into the decoded bytes */
   enum ss_record_type type;
@@ -69,7 +76,7 @@ struct ss_record { /* pointers are into the decoded bytes */
   union {
     struct {
       uint64_t ip;
-      bool kernel;               /* hit in kernel mode */
+      bool kernel;                     /* hit in kernel mode */
       const unsigned char *kernel_ips; /* n_kernel u64, innermost first */
       size_t n_kernel;
       bool has_regs;
@@ -82,10 +89,19 @@ struct ss_record { /* pointers are into the decoded bytes */
       const char *path;  /* bounded, NUL-terminated; "" or "//anon": none */
       bool exec;         /* executable; else a data mapping */
     } mmap;
-    struct { const char *comm; bool exec; } comm;
-    struct { pid_t ppid, ptid; } task; /* FORK, EXIT */
-    struct { bool out, preempted; } sw;
-    struct { uint64_t count; } lost;
+    struct {
+      const char *comm;
+      bool exec;
+    } comm;
+    struct {
+      pid_t ppid, ptid;
+    } task; /* FORK, EXIT */
+    struct {
+      bool out, preempted;
+    } sw;
+    struct {
+      uint64_t count;
+    } lost;
   } u;
 };
 /* false: malformed or of a kind that we did not ask for (count it). */
@@ -96,10 +112,10 @@ bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out);
 struct ss_capture;
 struct ss_captured { /* valid until the next ss_capture_next */
   struct ss_record rec;
-  struct ss_read_plan plan;      /* as it was when read; count 0: none */
-  const unsigned char *raw;      /* plan bytes read */
+  struct ss_read_plan plan; /* as it was when read; count 0: none */
+  const unsigned char *raw; /* plan bytes read */
   size_t raw_len;
-  uint64_t read_ns;              /* when they were read */
+  uint64_t read_ns; /* when they were read */
 };
 struct ss_capture_counts {
   uint64_t records, samples, lost, undecodable, queue_full;
@@ -131,22 +147,23 @@ struct ss_ledger; /* of one run: pools what single threads are too short for */
 struct ss_ledger_thread;
 typedef void ss_ledger_emit(void *arg, uint32_t thread, uint32_t phase,
                             enum ss_state state, uint64_t ns);
-struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples,
-                                bool switches, ss_ledger_emit *emit, void *arg);
+struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples, bool switches,
+                                ss_ledger_emit *emit, void *arg);
 void ss_ledger_free(struct ss_ledger *l);
 /* `thread` is the store's id. `phase` may be SS_ID_NONE. */
 struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
                                          uint32_t phase, uint64_t time_ns, bool on_cpu);
 /* The kernel's figures at that moment, where the thread is older (attach). */
 void ss_ledger_base(struct ss_ledger_thread *t, uint64_t cpu_ns, uint64_t runqueue_ns);
-void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out, bool preempted);
+void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
+                      bool preempted);
 void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state);
 void ss_ledger_phase(struct ss_ledger_thread *t, uint64_t time_ns, uint32_t phase);
 void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stopped);
 /* The kernel's own figures (schedstat), read at time_ns: CPU time, and time
  * runnable but not running, both since the thread's birth. */
-void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns,
-                         uint64_t cpu_ns, uint64_t runqueue_ns);
+void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t cpu_ns,
+                         uint64_t runqueue_ns);
 /* Records were lost around here: intervals that span this are unknown. */
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
 /* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */
@@ -154,7 +171,8 @@ uint64_t ss_ledger_end(struct ss_ledger_thread *t, uint64_t time_ns);
 /* Emits what pooling still holds; call after the last thread's end. */
 void ss_ledger_flush(struct ss_ledger *l);
 
-/* ---- stage 2 ------------------------------------------------------------------------ */
+/* ---- stage 2 ------------------------------------------------------------------------
+ */
 
 struct ss_pipeline;
 struct ss_pipeline_config {
@@ -170,12 +188,13 @@ struct ss_pipeline_config {
 struct ss_pipeline_now {
   uint64_t samples, lost;
   uint64_t first_sample_ns; /* CLOCK_MONOTONIC; 0: none yet */
-  char test[256];  /* node id, "" unknown */
+  char test[256];           /* node id, "" unknown */
   char phase[16];
   uint64_t phase_start_ns;
   double busy_cpus, user_pct, kernel_pct, spin_pct; /* of the last seconds */
 };
-enum ss_err ss_pipeline_start(struct ss_pipeline **p, const struct ss_pipeline_config *config,
+enum ss_err ss_pipeline_start(struct ss_pipeline **p,
+                              const struct ss_pipeline_config *config,
                               struct ss_diag *diag);
 void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out); /* any thread */
 /* The processes that live now, root first or not; count written. Any thread. */

@@ -12,16 +12,16 @@
 #include <stddef.h>
 
 /* One list, so that the enum and its texts cannot drift apart. */
-#define SS_ERRORS(X)                                                           \
-  X(OK, "no error")                                                            \
-  X(NOMEM, "out of memory")                                                    \
-  X(IO, "input/output error")                                                  \
-  X(FORMAT, "malformed data")                                                  \
-  X(LIMIT, "a limit was reached")                                              \
-  X(ACCESS, "access refused")                                                  \
-  X(GONE, "no such process or file")                                           \
-  X(EXISTS, "already exists")                                                  \
-  X(UNSUPPORTED, "not supported")                                              \
+#define SS_ERRORS(X)                                                                     \
+  X(OK, "no error")                                                                      \
+  X(NOMEM, "out of memory")                                                              \
+  X(IO, "input/output error")                                                            \
+  X(FORMAT, "malformed data")                                                            \
+  X(LIMIT, "a limit was reached")                                                        \
+  X(ACCESS, "access refused")                                                            \
+  X(GONE, "no such process or file")                                                     \
+  X(EXISTS, "already exists")                                                            \
+  X(UNSUPPORTED, "not supported")                                                        \
   X(USAGE, "wrong usage")
 
 enum ss_err {
@@ -67,7 +67,6 @@ void ss_note(struct ss_notes *notes, const char *fmt, ...)
     __attribute__((format(printf, 2, 3))); /* thread-safe; notes may be NULL */
 /* Calls `each` for every note in order of first appearance. */
 void ss_notes_each(struct ss_notes *notes,
-                   void (*each)(void *arg, const char *text, size_t count),
-                   void *arg);
+                   void (*each)(void *arg, const char *text, size_t count), void *arg);
 
 #endif

@@ -52,7 +52,7 @@ void ss_outfile_abort(struct ss_outfile *out); /* accepts NULL */
 
 /* Whole small file into `out` (a NUL follows); SS_ERR_LIMIT beyond `max`. */
 struct ss_buf;
-enum ss_err ss_file_read_all(int dirfd, const char *path, size_t max,
-                             struct ss_buf *out, struct ss_diag *diag);
+enum ss_err ss_file_read_all(int dirfd, const char *path, size_t max, struct ss_buf *out,
+                             struct ss_diag *diag);
 
 #endif

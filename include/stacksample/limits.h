@@ -12,7 +12,7 @@
 #define SS_STACK_SNAPSHOT_DEFAULT 16384 /* torch under pytest: max 13.7 KB */
 #define SS_STACK_SNAPSHOT_SMALL 8192
 #define SS_STACK_SNAPSHOT_MIN 4096
-#define SS_RING_MIN_RECORDS 8 /* spec section 7 */
+#define SS_RING_MIN_RECORDS 8         /* spec section 7 */
 #define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
 #define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
 #define SS_PLAN_DEEP_MAX (44u << 10)  /* of these, stack behind a snapshot */
@@ -22,18 +22,18 @@
 #define SS_SETTLE_NS (5u * 1000 * 1000)
 
 /* Stacks. */
-#define SS_FRAMES_MAX 1024      /* native frames unwound per stack */
-#define SS_PY_FRAMES_MAX 4096   /* Python frames per thread */
-#define SS_AUDIT_EVERY 1000     /* one stack in so many is unwound a second way */
-#define SS_FRAME_SIZE_MAX (1u << 20) /* one native frame; more is not a stack */
-#define SS_STACK_READ_MAX (8u << 20) /* live bytes beyond a snapshot */
+#define SS_FRAMES_MAX 1024              /* native frames unwound per stack */
+#define SS_PY_FRAMES_MAX 4096           /* Python frames per thread */
+#define SS_AUDIT_EVERY 1000             /* one stack in so many is unwound a second way */
+#define SS_FRAME_SIZE_MAX (1u << 20)    /* one native frame; more is not a stack */
+#define SS_STACK_READ_MAX (8u << 20)    /* live bytes beyond a snapshot */
 #define SS_STACKS_UNIQUE_MAX (4u << 20) /* trie nodes; beyond: [limit] leaf */
 #define SS_FRAMES_UNIQUE_MAX (1u << 20) /* 48 bytes each; beyond: [limit] */
 #define SS_STRING_BYTES_MAX (64u << 20) /* of all strings; beyond: [limit] */
 #define SS_TOTALS_MAX (1u << 20)        /* 40 bytes each; beyond: summed when read */
 
 /* What a target hands us. */
-#define SS_MAPS_MAX 262144         /* mappings of one process (R53) */
+#define SS_MAPS_MAX 262144 /* mappings of one process (R53) */
 #define SS_PATH_MAX 4096
 #define SS_PROCS_MAX 65536         /* processes tracked at once */
 #define SS_THREADS_MAX 65536       /* threads tracked at once */
@@ -47,18 +47,18 @@
 #define SS_DEMANGLED_MAX 8192      /* bytes after it */
 #define SS_ELF_SECTION_MAX (1u << 30)
 #define SS_ELF_SYMBOLS_MAX (16u << 20)
-#define SS_PERF_MAP_MAX (64u << 20) /* bytes of /tmp/perf-PID.map (R54) */
+#define SS_PERF_MAP_MAX (64u << 20)   /* bytes of /tmp/perf-PID.map (R54) */
 #define SS_DEBUGDATA_MAX (256u << 20) /* bytes of decompressed debug data */
 
 /* Output. */
-#define SS_TRACE_BYTES_MAX 100000000u   /* profiler.json by default */
-#define SS_TRACE_DEPTH_MAX 400          /* Perfetto drops slices below 512 */
-#define SS_DB_BYTES_MAX (2ull << 30)    /* profile.db; then seconds merge */
-#define SS_RESERVE_BYTES (1u << 20)     /* kept back for a full disk */
-#define SS_DB_COMMIT_MS 2000            /* a killed stacksample loses this */
-#define SS_DB_TEXT_MAX (1u << 20)       /* bytes of one string; more is cut */
-#define SS_DB_VALUE_MAX (16 << 20)      /* bytes of one meta value; more is cut */
-#define SS_DB_BUFFER_ROWS 8192          /* samples held back for one batch */
+#define SS_TRACE_BYTES_MAX 100000000u     /* profiler.json by default */
+#define SS_TRACE_DEPTH_MAX 400            /* Perfetto drops slices below 512 */
+#define SS_DB_BYTES_MAX (2ull << 30)      /* profile.db; then seconds merge */
+#define SS_RESERVE_BYTES (1u << 20)       /* kept back for a full disk */
+#define SS_DB_COMMIT_MS 2000              /* a killed stacksample loses this */
+#define SS_DB_TEXT_MAX (1u << 20)         /* bytes of one string; more is cut */
+#define SS_DB_VALUE_MAX (16 << 20)        /* bytes of one meta value; more is cut */
+#define SS_DB_BUFFER_ROWS 8192            /* samples held back for one batch */
 #define SS_PROFILE_SAMPLES_MAX (2u << 20) /* rows sorted in memory, 40 bytes each */
 #define SS_NOTES_MAX 100
 #define SS_STAMP_TRIES 1000

@@ -74,7 +74,7 @@
 #define SS_META_RU_MAXRSS_KB "ru_maxrss_kb"
 #define SS_META_RU_NVCSW "ru_nvcsw"
 #define SS_META_RU_NIVCSW "ru_nivcsw"
-#define SS_META_DUMPS "dumps" /* [{"file","at_s","why"}] */
+#define SS_META_DUMPS "dumps"       /* [{"file","at_s","why"}] */
 #define SS_META_FINISHED "finished" /* 1: the run was seen to its end */
 #define SS_META_BLOCKED "blocked"   /* why there is no full profile; the session */
 
@@ -95,7 +95,7 @@
 #define SS_META_THROTTLED "throttled" /* PERF_RECORD_THROTTLE seen */
 #define SS_META_MERGED "merged"       /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */
-#define SS_META_TASK_CLOCK_NS "task_clock_ns" /* on-CPU time as perf counted it */
+#define SS_META_TASK_CLOCK_NS "task_clock_ns"     /* on-CPU time as perf counted it */
 #define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */
 #define SS_META_OWN_CPU_NS "own_cpu_ns"
 #define SS_META_OWN_RSS_KB "own_rss_kb"
@@ -104,9 +104,10 @@
 #define SS_META_STOP_MAX_NS "stop_max_ns"
 #define SS_META_AUDIT_CHECKED "audit_checked" /* stacks unwound a second way */
 #define SS_META_AUDIT_DIFFER "audit_differ"
-#define SS_META_NOTES "notes"                 /* [{"text","count"}] of struct ss_notes */
-#define SS_META_UNSAVED "unsaved"       /* samples that the file could not take
-                                           (disk full); totals still have them */
+#define SS_META_NOTES "notes" /* [{"text","count"}] of struct ss_notes */
+#define SS_META_UNSAVED                                                                  \
+  "unsaved"                                   /* samples that the file could not take    \
+                                                 (disk full); totals still have them */
 #define SS_META_REJECTED_ROWS "rejected_rows" /* set by ss_profile_open */
 
 /* ---- the file itself (the store) --------------------------------------------------- */

@@ -19,10 +19,10 @@
 
 /* ---- writers ------------------------------------------------------------------- */
 
-struct ss_filter { /* NULL or 0: everything */
-  const char *test;   /* substring of the node id */
-  const char *thread; /* name, role, or number of a thread */
-  const char *state;  /* a state's word */
+struct ss_filter {         /* NULL or 0: everything */
+  const char *test;        /* substring of the node id */
+  const char *thread;      /* name, role, or number of a thread */
+  const char *state;       /* a state's word */
   uint64_t from_ns, to_ns; /* since the run's start; to 0: end */
 };
 struct ss_write_options {
@@ -31,7 +31,8 @@ struct ss_write_options {
   bool trace_slices_only; /* trace: no V8 sample events */
   uint64_t trace_bytes;   /* 0: SS_TRACE_BYTES_MAX */
 };
-typedef enum ss_err ss_write_fn(struct ss_profile *p, const struct ss_write_options *options,
+typedef enum ss_err ss_write_fn(struct ss_profile *p,
+                                const struct ss_write_options *options,
                                 struct ss_outfile *out, struct ss_diag *diag);
 struct ss_writer {
   const char *format; /* "folded", "trace", ...; several files may share one */
@@ -39,7 +40,8 @@ struct ss_writer {
   bool always;        /* written without --format naming it */
   ss_write_fn *write;
 };
-extern const struct ss_writer ss_writers[]; /* in finishing order; ends with NULL format */
+extern const struct ss_writer
+    ss_writers[]; /* in finishing order; ends with NULL format */
 
 /* Their functions; writer.c has the table. */
 ss_write_fn ss_write_summary_md, ss_write_summary_json, ss_write_tests_tsv;
@@ -100,7 +102,8 @@ enum ss_err ss_bundle_write(struct ss_bundle *b, const struct ss_writer *w,
 void ss_bundle_absent(struct ss_bundle *b, const char *name, const char *why);
 /* manifest.json over all files present: sizes and SHA-256. `p` NULL: what the
  * profile would say is left out. May be called again; replaces the file. */
-enum ss_err ss_bundle_manifest(struct ss_bundle *b, struct ss_profile *p, struct ss_diag *diag);
+enum ss_err ss_bundle_manifest(struct ss_bundle *b, struct ss_profile *p,
+                               struct ss_diag *diag);
 /* Removes a folder that holds nothing worth keeping, and frees. */
 void ss_bundle_discard(struct ss_bundle *b);
 void ss_bundle_free(struct ss_bundle *b); /* also gives the reserve back */
@@ -109,15 +112,15 @@ void ss_bundle_free(struct ss_bundle *b); /* also gives the reserve back */
 
 enum ss_env_mode { SS_ENV_FULL, SS_ENV_REDACTED, SS_ENV_NONE };
 struct ss_facts_config {
-  const char *mode;      /* "run" or "attach" */
-  char *const *argv;     /* ours, whole */
-  char *const *command;  /* the user's; NULL in attach */
+  const char *mode;         /* "run" or "attach" */
+  char *const *argv;        /* ours, whole */
+  char *const *command;     /* the user's; NULL in attach */
   char *const *environment; /* the command's; in attach the target's */
-  const char *folder; /* the target's working folder, in attach; NULL: our own */
+  const char *folder;       /* the target's working folder, in attach; NULL: our own */
   enum ss_env_mode env;
-  const char *options;   /* ours, as text */
-  uint64_t timeout_ns;   /* our own --timeout; 0: none */
-  const char *log;       /* name of the log in the bundle; NULL: none is kept */
+  const char *options; /* ours, as text */
+  uint64_t timeout_ns; /* our own --timeout; 0: none */
+  const char *log;     /* name of the log in the bundle; NULL: none is kept */
 };
 /* "pytest.log", or "command.log" where the command is not pytest. Static. */
 const char *ss_log_name(char *const *command);
@@ -166,8 +169,8 @@ bool ss_redact(struct ss_buf *out, const char *text, size_t len);
 bool ss_redact_setting(struct ss_buf *out, const char *name, size_t name_len,
                        const char *value, size_t len);
 /* argv as a list of words, secrets redacted; calls `each` for every word. */
-bool ss_redact_argv(char *const *argv, void (*each)(void *arg, const char *word, size_t len),
-                    void *arg);
+bool ss_redact_argv(char *const *argv,
+                    void (*each)(void *arg, const char *word, size_t len), void *arg);
 /* argv quoted for a shell, secrets redacted unless `full`; true: some were. */
 bool ss_command_quote(struct ss_buf *out, char *const *argv, bool full);
 

@@ -46,13 +46,13 @@ struct ss_span {
   const unsigned char *bytes; /* borrowed */
 };
 struct ss_mem_spans {
-  struct ss_mem mem; /* first */
+  struct ss_mem mem;           /* first */
   const struct ss_span *spans; /* borrowed; few, searched in order */
   size_t count;
   const struct ss_mem *behind; /* NULL: nothing behind */
 };
-void ss_mem_spans_init(struct ss_mem_spans *m, const struct ss_span *spans,
-                       size_t count, const struct ss_mem *behind);
+void ss_mem_spans_init(struct ss_mem_spans *m, const struct ss_span *spans, size_t count,
+                       const struct ss_mem *behind);
 
 /* What stage 1 reads at a sample without knowing what it is: a list of
  * regions, read by one process_vm_readv in this order (a region that cannot
@@ -69,8 +69,8 @@ struct ss_read_plan {
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
                         size_t cap);
 /* The spans of `got` bytes in `buf` that such a run filled; count written. */
-size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf,
-                          size_t got, struct ss_span *spans, size_t cap);
+size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf, size_t got,
+                          struct ss_span *spans, size_t cap);
 
 /* ---- mappings ----------------------------------------------------------- */
 
@@ -82,7 +82,7 @@ struct ss_map {
   uint64_t inode;      /* 0: no file */
   uint32_t dev_major, dev_minor;
   uint8_t prot;
-  uint32_t path; /* id in ss_maps.paths; SS_ID_NONE: anonymous */
+  uint32_t path;   /* id in ss_maps.paths; SS_ID_NONE: anonymous */
   uint32_t module; /* cache for elf: id + 1, 0 not looked up, UINT32_MAX none */
 };
 

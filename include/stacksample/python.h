@@ -39,12 +39,12 @@ struct ss_merged {
 };
 
 struct ss_py_result {
-  size_t count;     /* merged frames written */
-  unsigned python;  /* Python frames among them */
+  size_t count;         /* merged frames written */
+  unsigned python;      /* Python frames among them */
   unsigned activations; /* evaluation activations found */
-  bool has_python;  /* this thread runs Python at all (a tstate was found) */
-  bool verified;    /* every activation ended exactly at its anchor */
-  const char *why;  /* static text where not verified, else NULL */
+  bool has_python;      /* this thread runs Python at all (a tstate was found) */
+  bool verified;        /* every activation ended exactly at its anchor */
+  const char *why;      /* static text where not verified, else NULL */
 };
 
 /* Why reads were refused, summed over a process. */
@@ -74,8 +74,8 @@ uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
 
 /* ss_unwind_stack for a thread that may run Python: with the registers that the
  * merge needs (to 3.10), and going on at CPython's anchors where the walk dies in
- * code without unwind information (its JIT). To be called in its place. `py` may be NULL; arguments as there and
- * for ss_py_merge. */
+ * code without unwind information (its JIT). To be called in its place. `py` may be NULL;
+ * arguments as there and for ss_py_merge. */
 enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *u,
                                const struct ss_unwind_space *space,
                                const struct ss_mem *stack, const struct ss_mem *mem,
@@ -101,6 +101,7 @@ pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem);
 
 /* Does a futex word at `addr`, in which thread `tid` waits, belong to the GIL of
  * its interpreter? */
-bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem, uint64_t addr);
+bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
+                       uint64_t addr);
 
 #endif

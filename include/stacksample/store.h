@@ -49,10 +49,10 @@ struct ss_stack_row { /* a trie node; the root has parent SS_ID_NONE */
 
 struct ss_process_row {
   int64_t pid, ppid;
-  uint32_t label;   /* string: "pytest", "gw0", "python3", ... */
-  uint32_t command; /* string: argv joined by spaces, secrets redacted */
-  uint32_t python;  /* string: "3.11.2", or SS_ID_NONE */
-  uint32_t worker;  /* string: "gw0", or SS_ID_NONE */
+  uint32_t label;            /* string: "pytest", "gw0", "python3", ... */
+  uint32_t command;          /* string: argv joined by spaces, secrets redacted */
+  uint32_t python;           /* string: "3.11.2", or SS_ID_NONE */
+  uint32_t worker;           /* string: "gw0", or SS_ID_NONE */
   uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC; end 0: still running */
 };
 
@@ -61,14 +61,14 @@ struct ss_thread_row {
   int64_t tid;
   uint32_t name, role; /* strings */
   uint64_t start_ns, end_ns;
-  uint64_t cpu_ns;     /* what the kernel says */
+  uint64_t cpu_ns; /* what the kernel says */
 };
 
 struct ss_phase_row { /* one phase of one test in one process; also
                          "(collection)" and "(session finish)" with phase "" */
   uint32_t process;
-  uint32_t test;  /* string: node id */
-  uint32_t phase; /* string: setup, call, teardown, "" */
+  uint32_t test;       /* string: node id */
+  uint32_t phase;      /* string: setup, call, teardown, "" */
   uint32_t occurrence; /* of the same node id and phase in this process */
   uint64_t start_ns, end_ns;
 };
@@ -83,11 +83,11 @@ struct ss_sample_row {
   uint64_t time_ns;   /* CLOCK_MONOTONIC */
   uint64_t weight_ns; /* of thread time */
   uint32_t thread, stack;
-  uint32_t phase; /* SS_ID_NONE: no test known */
-  uint8_t state;  /* enum ss_state */
-  uint8_t end;    /* enum ss_end */
-  uint8_t method; /* enum ss_method, the weakest in the stack */
-  uint8_t merge;  /* enum ss_merge_quality */
+  uint32_t phase;   /* SS_ID_NONE: no test known */
+  uint8_t state;    /* enum ss_state */
+  uint8_t end;      /* enum ss_end */
+  uint8_t method;   /* enum ss_method, the weakest in the stack */
+  uint8_t merge;    /* enum ss_merge_quality */
   uint32_t samples; /* merged into this row; 0 is taken as 1, never read back */
 };
 enum ss_merge_quality {
@@ -116,11 +116,14 @@ uint32_t ss_store_frame(struct ss_store *s, const struct ss_frame_row *row);
  * stacks the node of "[limit]". Root first: the outermost frame is the root. */
 uint32_t ss_store_stack(struct ss_store *s, uint32_t parent, uint32_t frame, int line);
 uint32_t ss_store_process(struct ss_store *s, const struct ss_process_row *row);
-void ss_store_process_update(struct ss_store *s, uint32_t id, const struct ss_process_row *row);
+void ss_store_process_update(struct ss_store *s, uint32_t id,
+                             const struct ss_process_row *row);
 uint32_t ss_store_thread(struct ss_store *s, const struct ss_thread_row *row);
-void ss_store_thread_update(struct ss_store *s, uint32_t id, const struct ss_thread_row *row);
+void ss_store_thread_update(struct ss_store *s, uint32_t id,
+                            const struct ss_thread_row *row);
 uint32_t ss_store_phase(struct ss_store *s, const struct ss_phase_row *row);
-void ss_store_phase_update(struct ss_store *s, uint32_t id, const struct ss_phase_row *row);
+void ss_store_phase_update(struct ss_store *s, uint32_t id,
+                           const struct ss_phase_row *row);
 void ss_store_sample(struct ss_store *s, const struct ss_sample_row *row);
 /* The ledger: adds `ns` to the time of (thread, phase, state). */
 void ss_store_time(struct ss_store *s, uint32_t thread, uint32_t phase,
@@ -128,7 +131,8 @@ void ss_store_time(struct ss_store *s, uint32_t thread, uint32_t phase,
 /* Facts about the run; last value wins. Keys: docs/format.md. */
 void ss_store_meta(struct ss_store *s, const char *key, const char *value);
 void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value);
-void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name, size_t len);
+void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name,
+                         size_t len);
 /* Rows as they stand in memory, for ss_names_resolve; false beyond the last. */
 bool ss_store_frame_at(const struct ss_store *s, uint32_t id, struct ss_frame_row *row);
 bool ss_store_module_at(const struct ss_store *s, uint32_t id, struct ss_module_row *row);
@@ -152,7 +156,10 @@ struct ss_time_row {
 };
 
 struct ss_profile { /* everything but the samples themselves, in memory */
-  struct ss_string { const char *s; size_t len; } *strings;
+  struct ss_string {
+    const char *s;
+    size_t len;
+  } * strings;
   struct ss_frame_row *frames;
   struct ss_stack_row *stacks; /* parents before children */
   struct ss_process_row *processes;
@@ -177,7 +184,8 @@ const char *ss_profile_meta(const struct ss_profile *p, const char *key);
 /* The i-th of all keys, by name; false beyond the last. */
 bool ss_profile_meta_at(const struct ss_profile *p, size_t i, const char **key,
                         const char **value);
-uint64_t ss_profile_meta_u64(const struct ss_profile *p, const char *key, uint64_t otherwise);
+uint64_t ss_profile_meta_u64(const struct ss_profile *p, const char *key,
+                             uint64_t otherwise);
 double ss_profile_meta_f64(const struct ss_profile *p, const char *key, double otherwise);
 /* All samples of one thread (SS_ID_NONE: of all, thread by thread) in time
  * order. `each` returns false to stop. */

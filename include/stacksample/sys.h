@@ -15,9 +15,9 @@
 
 struct perf_event_attr;
 
-uint64_t ss_now_ns(void);      /* CLOCK_MONOTONIC */
-uint64_t ss_wall_ns(void);     /* CLOCK_REALTIME */
-uint64_t ss_own_cpu_ns(void);  /* CLOCK_PROCESS_CPUTIME_ID */
+uint64_t ss_now_ns(void);     /* CLOCK_MONOTONIC */
+uint64_t ss_wall_ns(void);    /* CLOCK_REALTIME */
+uint64_t ss_own_cpu_ns(void); /* CLOCK_PROCESS_CPUTIME_ID */
 pid_t ss_gettid(void);
 
 /* Repeats on EINTR and short counts; 0, or -1 with errno. */
@@ -32,8 +32,8 @@ int ss_pidfd_open(pid_t pid, unsigned flags);
 int ss_pidfd_send_signal(int pidfd, int sig);
 ssize_t ss_process_vm_readv(pid_t pid, const struct iovec *local, size_t nlocal,
                             const struct iovec *remote, size_t nremote);
-int ss_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu,
-                       int group_fd, unsigned long flags);
+int ss_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu, int group_fd,
+                       unsigned long flags);
 int ss_fsync(int fd);
 
 #ifdef SS_TESTING

@@ -18,62 +18,67 @@
 #include "stacksample/proc.h"
 
 /* Why a stack ended. One list: enum, the word stored in profile.db, the text. */
-#define SS_ENDS(X)                                                             \
-  X(COMPLETE, "complete", "reached the thread's start")                        \
-  X(TRUNCATED, "truncated", "the copied stack ended and memory had changed")   \
-  X(NO_MAP, "no_map", "an address outside every mapping")                      \
-  X(NO_CFI, "no_cfi", "code without unwind information")                       \
-  X(BAD_CFI, "bad_cfi", "unwind information that makes no sense")              \
-  X(NO_PROGRESS, "no_progress", "the stack pointer did not grow")              \
-  X(BAD_READ, "bad_read", "stack memory could not be read")                    \
-  X(DEPTH, "depth", "more frames than are kept")                               \
-  X(SP_LOST, "sp_lost", "the stack pointer is outside the stack")              \
-  X(NO_REGS, "no_regs", "no user registers (a kernel thread, or exiting)")     \
+#define SS_ENDS(X)                                                                       \
+  X(COMPLETE, "complete", "reached the thread's start")                                  \
+  X(TRUNCATED, "truncated", "the copied stack ended and memory had changed")             \
+  X(NO_MAP, "no_map", "an address outside every mapping")                                \
+  X(NO_CFI, "no_cfi", "code without unwind information")                                 \
+  X(BAD_CFI, "bad_cfi", "unwind information that makes no sense")                        \
+  X(NO_PROGRESS, "no_progress", "the stack pointer did not grow")                        \
+  X(BAD_READ, "bad_read", "stack memory could not be read")                              \
+  X(DEPTH, "depth", "more frames than are kept")                                         \
+  X(SP_LOST, "sp_lost", "the stack pointer is outside the stack")                        \
+  X(NO_REGS, "no_regs", "no user registers (a kernel thread, or exiting)")               \
   X(NO_UNWIND, "no_unwind", "native stacks were not asked for")
 
 enum ss_end {
 #define SS_END_ENUM(name, word, text) SS_END_##name,
   SS_ENDS(SS_END_ENUM)
 #undef SS_END_ENUM
-  SS_END_COUNT,
+      SS_END_COUNT,
   SS_END_NONE = 255 /* not ended yet */
 };
 const char *ss_end_word(enum ss_end end);
 const char *ss_end_text(enum ss_end end);
 
 /* How a frame's caller was found, stored with every sample as the weakest. */
-#define SS_METHODS(X)                                                          \
-  X(CFI, "cfi")             /* unwind tables of the file */                    \
-  X(PROLOGUE, "prologue")   /* analysed code without tables */                 \
-  X(JIT, "jit")             /* a known JIT preamble or registered unwind info */ \
-  X(FRAME_POINTER, "frame_pointer")                                            \
-  X(ANCHOR, "anchor")       /* resumed at an object CPython keeps on the stack */ \
-  X(SCAN, "scan")           /* call-checked stack scan */                      \
-  X(NONE, "none")           /* no native unwinding (synthetic rows) */
+#define SS_METHODS(X)                                                                    \
+  X(CFI, "cfi")           /* unwind tables of the file */                                \
+  X(PROLOGUE, "prologue") /* analysed code without tables */                             \
+  X(JIT, "jit")           /* a known JIT preamble or registered unwind info */           \
+  X(FRAME_POINTER, "frame_pointer")                                                      \
+  X(ANCHOR, "anchor") /* resumed at an object CPython keeps on the stack */              \
+  X(SCAN, "scan")     /* call-checked stack scan */                                      \
+  X(NONE, "none")     /* no native unwinding (synthetic rows) */
 
 enum ss_method {
 #define SS_METHOD_ENUM(name, word) SS_METHOD_##name,
   SS_METHODS(SS_METHOD_ENUM)
 #undef SS_METHOD_ENUM
-  SS_METHOD_COUNT
+      SS_METHOD_COUNT
 };
 const char *ss_method_word(enum ss_method method);
 
 /* One activation, innermost first. [sp, cfa) is its extent on the stack. */
 struct ss_frame {
-  uint64_t ip; /* run-time; a return address above the leaf */
-  uint64_t sp; /* at that ip */
-  uint64_t cfa; /* 0 where the stack ended before it was known */
+  uint64_t ip;                    /* run-time; a return address above the leaf */
+  uint64_t sp;                    /* at that ip */
+  uint64_t cfa;                   /* 0 where the stack ended before it was known */
   const struct ss_module *module; /* NULL: none (JIT, anonymous) */
-  uint64_t vaddr;    /* ip (above the leaf ip-1) in the file; ip without one */
-  uint64_t function; /* vaddr of the FDE's start; 0: no FDE covers it */
-  uint64_t saved[6]; /* rbx rbp r12 r13 r14 r15 as in this frame */
+  uint64_t vaddr;      /* ip (above the leaf ip-1) in the file; ip without one */
+  uint64_t function;   /* vaddr of the FDE's start; 0: no FDE covers it */
+  uint64_t saved[6];   /* rbx rbp r12 r13 r14 r15 as in this frame */
   uint8_t saved_known; /* bit i: saved[i] is known; see space.saved_registers */
   uint8_t method;      /* enum ss_method that found this frame's *caller* */
   bool signal;         /* a signal frame (its caller was interrupted) */
 };
 enum {
-  SS_SAVED_BX, SS_SAVED_BP, SS_SAVED_R12, SS_SAVED_R13, SS_SAVED_R14, SS_SAVED_R15,
+  SS_SAVED_BX,
+  SS_SAVED_BP,
+  SS_SAVED_R12,
+  SS_SAVED_R13,
+  SS_SAVED_R14,
+  SS_SAVED_R15,
   SS_SAVED_COUNT
 };
 
@@ -83,7 +88,7 @@ struct ss_unwind_space {
   struct ss_maps *maps;
   struct ss_modules *modules;
   const struct ss_mem *live; /* code and data that do not change */
-  bool saved_registers; /* frames carry all of saved[], not rbp alone: slower */
+  bool saved_registers;      /* frames carry all of saved[], not rbp alone: slower */
   bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };
 
@@ -141,8 +146,8 @@ struct ss_snapshot {
   const struct ss_mem *captured; /* NULL; to be set after the init */
   enum { SS_CAPTURED_UNTRIED, SS_CAPTURED_GOOD, SS_CAPTURED_BAD } captured_state;
   const struct ss_mem *live; /* NULL: nothing behind */
-  uint64_t stack_end;         /* end of the stack's mapping */
-  unsigned char *more;        /* owned: bytes from sp+len on */
+  uint64_t stack_end;        /* end of the stack's mapping */
+  unsigned char *more;       /* owned: bytes from sp+len on */
   size_t more_len, more_cap;
   bool stale;
 };

@@ -49,7 +49,8 @@ bool ss_image_load(struct ss_image *image, struct ss_elf_section *section);
 void ss_image_drop(struct ss_elf_section *section);
 
 /* inflate.c: malloc'ed result, NULL where the input is bad or beyond the cap. */
-unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len, size_t *out_len);
+unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len,
+                                  size_t *out_len);
 unsigned char *ss_unxz(const unsigned char *bytes, size_t len, size_t *out_len);
 
 /* debugfile.c: the separate debug file of `image`, looked up under the folder

@@ -242,7 +242,8 @@ static enum ss_text_kind kind_of(const struct ss_profile *p, const struct ss_fra
   case SS_FRAME_SYNTHETIC:
     break;
   }
-  return ss_starts_with(ss_profile_str(p, f->name), "[kernel") ? SS_TEXT_KERNEL : SS_TEXT_MARK;
+  return ss_starts_with(ss_profile_str(p, f->name), "[kernel") ? SS_TEXT_KERNEL
+                                                               : SS_TEXT_MARK;
 }
 
 uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame)
