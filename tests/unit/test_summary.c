@@ -132,7 +132,7 @@ static void meta_of_run(struct ss_store *s, int code)
   ss_store_meta(s, SS_META_VERSION, "0.1.0");
   ss_store_meta(s, SS_META_MODE, "run");
   ss_store_meta(s, SS_META_COMMAND_LINE, "pytest -vv tests/test_a.py");
-  ss_store_meta(s, SS_META_CWD, "/work");
+  ss_store_meta(s, SS_META_CWD, "/srv/project");
   ss_store_meta(
       s, SS_META_LIMITS,
       "[{\"source\":\"timeout(1), pid 7\",\"s\":1200,\"kind\":\"run\",\"at_s\":1199}]");
@@ -180,8 +180,8 @@ static void rows_of_run(struct ss_store *s)
   phase_row(s, pytest, test, "setup", T0 + 2 * S, T0 + 2 * S + 1000);
   struct ss_module_row lib = {.path = str(s, "/usr/lib/libtorch_cpu.so")};
   uint32_t torch = ss_store_module(s, &lib);
-  uint32_t py = python_frame(s, "test_grad", "/work/tests/test_a.py", 12);
-  uint32_t rec = python_frame(s, "step", "/work/sim.py", 40);
+  uint32_t py = python_frame(s, "test_grad", "/srv/project/tests/test_a.py", 12);
+  uint32_t rec = python_frame(s, "step", "/srv/project/sim.py", 40);
   uint32_t op = native_frame(s, "at::_ops::mul_Tensor::call(at::Tensor const&)", torch);
   uint32_t loop = native_frame(s, "vectorized_loop", torch);
   uint32_t fault = kernel_frame(s, "asm_exc_page_fault");
