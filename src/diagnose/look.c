@@ -358,10 +358,12 @@ enum ss_err ss_look_take(struct ss_looker *l, const struct ss_look_options *opti
   if (options->no_children || ss_tree_list(l->root, &pids, &count) != SS_ERR_OK)
     count = 0;
   look->processes = calloc(count + 1, sizeof(*look->processes));
-  if (look->processes == NULL)
-    err = ss_fail(d, SS_ERR_NOMEM, "no memory for a dump");
-  else
+  if (look->processes == NULL) {
+    (void)ss_fail(d, SS_ERR_NOMEM, "no memory for a dump");
+    err = SS_ERR_NOMEM;
+  } else {
     err = look_at_process(l, l->root, options, look, &thread_cap, d);
+  }
   for (size_t i = 0; i < count && err == SS_ERR_OK; i++)
     if (pids[i] != l->root) /* a child that is gone meanwhile is no error */
       (void)look_at_process(l, pids[i], options, look, &thread_cap, &own);

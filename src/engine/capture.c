@@ -276,7 +276,8 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
   c->cpus = aligned_alloc(64, round_up(count * sizeof *c->cpus, 64));
   enum ss_err err = SS_ERR_OK;
   if (!c->plans || !c->cpus || c->wake < 0) {
-    err = ss_fail(diag, SS_ERR_NOMEM, "capture");
+    (void)ss_fail(diag, SS_ERR_NOMEM, "capture");
+    err = SS_ERR_NOMEM;
   } else {
     memset(c->cpus, 0, count * sizeof *c->cpus);
   }

@@ -362,8 +362,9 @@ void ss_ledger_free(struct ss_ledger *l)
   if (!l) {
     return;
   }
-  while (l->threads) {
-    free_thread(l->threads);
+  for (struct ss_ledger_thread *t = l->threads, *next; t; t = next) {
+    next = t->next;
+    free_thread(t);
   }
   ss_cpu_block_release(&l->pool);
   free(l);
