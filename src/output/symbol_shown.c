@@ -120,7 +120,8 @@ void ss_symbol_shown(const char *demangled, struct ss_buf *out)
     suffix = after_params(scan.params_end);
   }
   if (suffix == NULL || scan.params <= scan.name_start) {
-    ss_buf_adds(out, demangled);
+    /* A symbol table keeps a symbol's version with its name: main@@GLIBC_2.34. */
+    ss_buf_add(out, demangled, strcspn(demangled, "@"));
     return;
   }
   ss_buf_add(out, scan.name_start, (size_t)(scan.params - scan.name_start));

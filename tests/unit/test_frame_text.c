@@ -53,6 +53,7 @@ static void shows_names_without_types(void **state)
       {"(anonymous namespace)::f(int)", "(anonymous namespace)::f"},
       {"a::(anonymous namespace)::f(int) const", "a::(anonymous namespace)::f"},
       {"std::vector<int, std::allocator<int> > f<int>(int)", "f<int>"},
+      {"__libc_start_main@@GLIBC_2.34", "__libc_start_main"},
       {"f(int)::{lambda(float)#1}::operator()(float) const",
        "f(int)::{lambda(float)#1}::operator()"},
       {"std::function<void (int)>::operator()(int) const",
