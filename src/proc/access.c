@@ -81,6 +81,20 @@ static int try_read(pid_t pid)
   return 0;
 }
 
+/* The same through another thread: a leader that has ended has no memory. */
+static int try_read_by_thread(pid_t pid)
+{
+  pid_t *tids = NULL;
+  size_t count = 0;
+  int error = ESRCH;
+  if (ss_tasks_list(pid, &tids, &count) == SS_ERR_OK)
+    for (size_t i = 0; i < count && error != 0; i++)
+      if (tids[i] != pid)
+        error = try_read(tids[i]);
+  free(tids);
+  return error;
+}
+
 static int read_yama(void)
 {
   struct ss_buf text = {0};
@@ -165,6 +179,8 @@ void ss_access_gather(struct ss_access_facts *f, pid_t pid)
   f->kernel_thread = (st.flags & PF_KTHREAD_BIT) != 0;
   gather_target(f, status.data);
   f->sys_errno = try_read(pid);
+  if (f->sys_errno == ESRCH && st.state == 'Z') /* a leader that others outlive */
+    f->sys_errno = try_read_by_thread(pid);
   gather_own(f);
   ss_buf_release(&status);
 }
