@@ -57,9 +57,13 @@ static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state 
 
 static void on_switch(struct ss_pipeline *p, const struct ss_record *rec)
 {
-  struct ss_thread *t =
-      ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, !rec->u.sw.out);
+  struct ss_thread *t;
 
+  /* The last thing that a thread does, after its EXIT, is to leave the CPU: that
+   * must not bring it back to life. */
+  if (rec->u.sw.out && !ss_tracked_knows(p, rec->pid, rec->tid))
+    return;
+  t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, !rec->u.sw.out);
   if (t == NULL)
     return;
   t->ran = true;

@@ -109,6 +109,7 @@ struct ss_pipeline {
 
 /* tracked.c: who lives */
 struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns);
+bool ss_tracked_knows(const struct ss_pipeline *p, pid_t pid, pid_t tid);
 struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
                                     uint64_t time_ns, bool on_cpu);
 /* Makes a living tree known: its threads are born now. */

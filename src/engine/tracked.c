@@ -138,7 +138,7 @@ static struct ss_process *process_find(struct ss_pipeline *p, pid_t pid)
   return found ? (struct ss_process *)(uintptr_t)*found : NULL;
 }
 
-static struct ss_thread *thread_find(struct ss_pipeline *p, pid_t tid)
+static struct ss_thread *thread_find(const struct ss_pipeline *p, pid_t tid)
 {
   uint64_t *found = ss_idmap_get(&p->by_tid, (uint64_t)tid);
 
@@ -159,6 +159,13 @@ struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t
     ss_phases_start(p, proc, time_ns);
   }
   return proc;
+}
+
+bool ss_tracked_knows(const struct ss_pipeline *p, pid_t pid, pid_t tid)
+{
+  const struct ss_thread *t = thread_find(p, tid);
+
+  return t && t->process->pid == pid;
 }
 
 static void thread_named(struct ss_pipeline *p, struct ss_thread *t, const char *comm)
