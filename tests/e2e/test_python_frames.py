@@ -44,5 +44,5 @@ def test_no_impossible_stack(out):
     assert total > 0
     assert quality["verified_pct"] >= 95
     # What could not be verified may be wrong; what was verified may not
-        # (the percentage has three decimals).
+    # (the percentage has three decimals).
     assert wrong / total <= (100 - quality["verified_pct"]) / 100 + 1e-5
