@@ -439,10 +439,12 @@ void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns)
 {
   p->schedstat_ns = 0; /* whatever was read last, read it once more */
   ss_tracked_schedstat(p, ss_now_ns());
-  while (p->processes) {
-    struct ss_process *proc = p->processes;
-    while (proc->threads)
-      thread_end(p, proc->threads, end_ns);
+  for (struct ss_process *proc = p->processes, *next; proc; proc = next) {
+    next = proc->next;
+    for (struct ss_thread *t = proc->threads, *after; t; t = after) {
+      after = t->next;
+      thread_end(p, t, end_ns);
+    }
     process_end(p, proc, end_ns);
   }
 }

@@ -148,7 +148,7 @@ static enum ss_err add_files(struct ss_bundle *b, cJSON *files, const struct ss_
   enum ss_err err = list_files(dir->fd, &names, diag);
 
   for (size_t i = 0; i < names.count && err == SS_ERR_OK; i++) {
-    struct ss_hashed hashed;
+    struct ss_hashed hashed = {0};
     struct ss_buf shown = {0};
     err = hash_file(b, dir, names.items[i], &hashed, diag);
     if (err == SS_ERR_OK) {
