@@ -2,6 +2,7 @@
  * stacksample dump: every thread of a tree, now, on stdout. The target runs on.
  */
 #include <errno.h>
+#include <time.h>
 
 #include "stacksample/look.h"
 #include "stacksample/proc.h"
@@ -100,7 +101,24 @@ static enum ss_err take(struct ss_looker *looker, const struct dump_options *o,
   return SS_ERR_OK;
 }
 
-static int print_one(struct ss_looker *looker, const struct dump_options *o)
+/* Between dumps for a reader of text; JSON has its own "at". */
+static void add_number(struct ss_buf *out, const struct dump_options *o, uint64_t number,
+                       const struct ss_look *look)
+{
+  time_t s = (time_t)(look->wall_ns / 1000000000);
+  char text[64];
+  struct tm tm;
+
+  if (o->json || o->repeat == 1)
+    return;
+  gmtime_r(&s, &tm);
+  strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+  ss_buf_addf(out, "%sdump %llu of %llu, %s\n", number ? "\n" : "",
+              (unsigned long long)number + 1, (unsigned long long)o->repeat, text);
+}
+
+static int print_one(struct ss_looker *looker, const struct dump_options *o,
+                     uint64_t number)
 {
   char *cwd = getcwd(NULL, 0);
   struct ss_look_print print = {.full = o->full, .cwd = cwd};
@@ -114,6 +132,7 @@ static int print_one(struct ss_looker *looker, const struct dump_options *o)
     free(cwd);
     return SS_EXIT_NOTHING;
   }
+  add_number(&out, o, number, look);
   if (o->json)
     (void)ss_look_json(look, &print, &out, &diag);
   else
@@ -143,7 +162,7 @@ static int dump(const struct dump_options *o)
   for (uint64_t i = 0; i < o->repeat; i++) {
     if (i > 0)
       sleep_ns(o->interval_ns);
-    status = print_one(looker, o);
+    status = print_one(looker, o, i);
     if (status == SS_EXIT_NOTHING)
       break;
   }

@@ -160,19 +160,49 @@ static void add_call(struct ss_buf *out, const struct ss_look_thread *t)
   ss_buf_addc(out, ')');
 }
 
-static void add_heading(struct ss_buf *out, const struct ss_look_thread *t, size_t like,
-                        pid_t last)
+/* Threads that are printed once, by what they have in common. */
+struct alike {
+  size_t count;
+  pid_t last;
+  size_t prefix; /* bytes with which all their names begin */
+  bool named;    /* alike, too */
+};
+
+static void add_alike(struct alike *a, const struct ss_look_thread *first,
+                      const struct ss_look_thread *t)
 {
-  if (like > 1)
-    ss_buf_addf(out, "thread %d..%d ", (int)t->tid, (int)last);
-  else
-    ss_buf_addf(out, "thread %d ", (int)t->tid);
-  if (strcmp(t->role, "openmp") == 0 && like > 1)
+  size_t n = 0;
+
+  while (n < a->prefix && first->name[n] == t->name[n])
+    n++;
+  a->named = a->named && strcmp(first->name, t->name) == 0;
+  a->prefix = n;
+  a->last = t->tid;
+  a->count++;
+}
+
+/* "loader", "OpenMP worker x 95", "member-* x 200" */
+static void add_name(struct ss_buf *out, const struct ss_look_thread *t,
+                     const struct alike *a)
+{
+  if (a->count > 1 && strcmp(t->role, "openmp") == 0)
     ss_buf_adds(out, "OpenMP worker");
   else
-    add_text(out, t->name);
-  if (like > 1)
-    ss_buf_addf(out, " x %zu", like);
+    ss_escape_terminal(out, t->name, a->prefix);
+  if (!a->named && strcmp(t->role, "openmp") != 0)
+    ss_buf_addc(out, '*');
+  if (a->count > 1)
+    ss_buf_addf(out, " x %zu", a->count);
+}
+
+static void add_heading(struct ss_buf *out, const struct ss_look_thread *t,
+                        const struct alike *a)
+{
+  if (a->count > 1)
+    ss_buf_addf(out, "thread %d..%d ", (int)t->tid, (int)a->last);
+  else
+    ss_buf_addf(out, "thread %d ", (int)t->tid);
+  add_name(out, t, a);
   ss_buf_addf(out, "  %s", ss_state_word(t->state));
   if (t->uninterruptible)
     ss_buf_adds(out, " (uninterruptible)");
@@ -182,7 +212,7 @@ static void add_heading(struct ss_buf *out, const struct ss_look_thread *t, size
     ss_buf_adds(out, "  ");
     add_time(out, t->for_ns);
   }
-  if (like <= 1) {
+  if (a->count == 1) {
     ss_buf_adds(out, "  cpu ");
     add_time(out, t->cpu_ns);
     add_call(out, t);
@@ -198,17 +228,16 @@ static void add_threads(struct ss_buf *out, const struct ss_look *look, pid_t pi
 
   for (size_t i = 0; printed && i < look->n_threads; i++) {
     const struct ss_look_thread *t = &look->threads[i];
-    size_t like = 1;
-    pid_t last = t->tid;
+    struct alike a = {
+        .count = 1, .last = t->tid, .prefix = strlen(t->name), .named = true};
     if (t->pid != pid || printed[i])
       continue;
     for (size_t j = i + 1; j < look->n_threads && t->tid != t->pid; j++)
       if (!printed[j] && same_stack(t, &look->threads[j])) {
         printed[j] = true;
-        last = look->threads[j].tid;
-        like++;
+        add_alike(&a, t, &look->threads[j]);
       }
-    add_heading(out, t, like, last);
+    add_heading(out, t, &a);
     add_frames(out, t, print);
   }
   free(printed);

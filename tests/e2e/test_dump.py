@@ -220,7 +220,7 @@ def test_200_equal_threads_are_one_entry(process, tmp_path):
     assert all(t["complete"] for t in look["threads"])
     assert len({python_stack(t) for t in look["threads"] if t["name"].startswith("m")}) == 1
     text = dump(stuck.pid, "--quick")
-    assert len(re.findall(r"^thread .* x 200  lock ", text, re.M)) == 1
+    assert len(re.findall(r"^thread \d+\.\.\d+ member-\* x 200  lock ", text, re.M)) == 1
     assert text.count("many.<locals>.member (") == 1
     assert len(text.splitlines()) < 100
 
@@ -302,6 +302,7 @@ def test_repeat(process, tmp_path):
     stuck = Stuck(process, tmp_path, "deadlock")
     text = dump(stuck.pid, "--quick", "--repeat", "3", "--interval", "0.01s")
     assert text.count("looked once") == 3
+    assert re.findall(r"^dump (\d) of 3, \d{4}-.*Z$", text, re.M) == ["1", "2", "3"]
     decoder, text = json.JSONDecoder(), dump(
         stuck.pid, "--json", "--quick", "--repeat", "2", "--interval", "0.01s"
     )
