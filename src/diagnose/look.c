@@ -253,6 +253,19 @@ static void thread_role(struct ss_look_thread *t, const char *comm)
   t->role = ss_role_of(names, n, comm, t->tid == t->pid, t->has_python);
 }
 
+/* What must be copied of a running thread's Python state is known once it was read:
+ * read first as it runs, so that the copy is all that its stop has to wait for. */
+static void learn_plan(struct copied *c)
+{
+  struct known_process *k = c->known;
+  struct ss_py_result result = {0};
+
+  c->plan.count = 0;
+  ss_py_merge(k->py, c->tid, &k->live.mem, &k->live.mem, NULL, 0, c->looker->merged,
+              FRAMES_CAP, &result);
+  (void)ss_py_plan(k->py, c->tid, &c->plan);
+}
+
 /* A thread that is seen running may be about to block, where a stop could end its
  * call with EINTR (epoll_wait, semop, recv with SO_RCVTIMEO): it is read as blocked
  * if it turns out so within a millisecond. */
@@ -281,9 +294,11 @@ static bool look_at(struct ss_looker *l, struct known_process *k,
   if (!ss_stat_read(&st, t->pid, t->tid))
     return false;
   (void)ss_schedstat_read(t->pid, t->tid, &t->cpu_ns, &wait_ns);
-  if (k->py)
-    (void)ss_py_plan(k->py, t->tid, &copied.plan);
   read_blocked(t, &blocked);
+  if (k->py && blocked.running)
+    learn_plan(&copied);
+  else if (k->py)
+    (void)ss_py_plan(k->py, t->tid, &copied.plan);
   if (!blocked.running && blocked.sp != 0)
     copy_blocked(&copied, &blocked);
   else if (blocked.running && !options->never_stop && st.state == 'R')
