@@ -77,9 +77,16 @@ bool ss_torch_operator(const char *demangled, const struct ss_overloads *overloa
 #define SS_STATES(X)                                                                     \
   X(USER, "user")                                                                        \
   X(KERNEL, "kernel")                                                                    \
-  X(SPIN, "spin") X(GIL, "gil") X(LOCK, "lock") X(IO, "io") X(CHILD, "child")            \
-      X(SLEEP, "sleep") X(WAIT, "wait") X(RUNNABLE, "runnable") X(STOPPED, "stopped")    \
-          X(UNKNOWN, "unknown")
+  X(SPIN, "spin")                                                                        \
+  X(GIL, "gil")                                                                          \
+  X(LOCK, "lock")                                                                        \
+  X(IO, "io")                                                                            \
+  X(CHILD, "child")                                                                      \
+  X(SLEEP, "sleep")                                                                      \
+  X(WAIT, "wait")                                                                        \
+  X(RUNNABLE, "runnable")                                                                \
+  X(STOPPED, "stopped")                                                                  \
+  X(UNKNOWN, "unknown")
 enum ss_state {
 #define SS_STATE_ENUM(name, word) SS_STATE_##name,
   SS_STATES(SS_STATE_ENUM)
