@@ -377,7 +377,7 @@ enum ss_err ss_db_open(struct ss_db *db, const struct ss_dir *dir, const char *n
                        enum ss_db_mode mode, struct ss_diag *diag)
 {
   enum ss_err err;
-  bool logged;
+  bool logged = false;
   int n;
 
   *db = (struct ss_db){.dirfd = -1};

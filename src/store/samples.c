@@ -109,9 +109,12 @@ static enum ss_err gather(struct ss_profile *p, struct ss_diag *diag)
     return SS_ERR_OK;
   priv->first = calloc(p->n_threads + 2, sizeof *priv->first);
   placing.next = calloc(p->n_threads + 1, sizeof *placing.next);
-  err = priv->first != NULL && placing.next != NULL
-            ? ss_samples_scan(p, SS_ID_NONE, false, count_row, priv->first, diag)
-            : ss_fail(diag, SS_ERR_NOMEM, "reading samples: out of memory");
+  if (priv->first == NULL || placing.next == NULL) {
+    (void)ss_fail(diag, SS_ERR_NOMEM, "reading samples: out of memory");
+    err = SS_ERR_NOMEM;
+    goto out;
+  }
+  err = ss_samples_scan(p, SS_ID_NONE, false, count_row, priv->first, diag);
   if (err != SS_ERR_OK)
     goto out;
   for (size_t t = 0; t < p->n_threads; t++) {
@@ -120,7 +123,7 @@ static enum ss_err gather(struct ss_profile *p, struct ss_diag *diag)
   }
   size_t total = priv->first[p->n_threads];
   if (total <= SS_PROFILE_SAMPLES_MAX)
-    placing.rows = malloc((total + 1) * sizeof *placing.rows);
+    placing.rows = calloc(total + 1, sizeof *placing.rows);
   if (placing.rows == NULL) /* too many: a thread at a time, then */
     goto out;
   err = ss_samples_scan(p, SS_ID_NONE, false, place_row, &placing, diag);
