@@ -317,10 +317,48 @@ static void check_unassigned(struct merge *m)
   }
 }
 
+/* The only activation is just being entered or left: its frames were read, but to
+ * which activation they belong cannot be told. */
+static void check_nothing_placed(struct merge *m)
+{
+  for (size_t i = 0; i < m->native_count; i++)
+    if (m->assigned[i] != UNASSIGNED)
+      return;
+  if (m->native_count > 0 && m->py->step_count > 0 && is_eval(m->py, &m->native[0]))
+    doubt(m, "an evaluation that is being entered or left");
+}
+
+/* Does the chain of `inner` run on into the activation outside it: it was read while
+ * its first frame was not marked as such yet. */
+static bool overlaps(const struct ss_py *py, const struct ss_py_segment *inner,
+                     const struct ss_py_segment *outer)
+{
+  for (size_t i = 0; i < inner->count && outer->count > 0; i++)
+    if (py->steps[inner->first + i].frame == py->steps[outer->first].frame)
+      return true;
+  return false;
+}
+
+static void check_overlaps(struct merge *m)
+{
+  const struct ss_py *py = m->py;
+  const struct ss_py_segment *inner = NULL;
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (m->assigned[i] == UNASSIGNED)
+      continue;
+    const struct ss_py_segment *s = &py->segments[m->assigned[i] - 1];
+    if (inner && overlaps(py, inner, s))
+      doubt(m, "two activations with the same frames");
+    inner = s;
+  }
+}
+
 static void verify(struct merge *m)
 {
   struct ss_py *py = m->py;
   check_unassigned(m);
+  check_nothing_placed(m);
+  check_overlaps(m);
   if (py->deep)
     doubt(m, "more Python frames than are kept");
   if (py->layout.boundary == SS_PY_BOUNDARY_EACH)
