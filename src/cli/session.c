@@ -8,6 +8,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -352,10 +353,23 @@ static void store_first_sample(struct ss_session *s)
   ss_store_meta(s->store, SS_META_FIRST_SAMPLE_MS, ms);
 }
 
+/* VmHWM and not ru_maxrss: that one is inherited from whoever started us, through
+ * the exec (fs/exec.c, setmax_mm_hiwater_rss). */
+static void store_own_rss(struct ss_session *s)
+{
+  struct ss_buf text = {0};
+  const char *line;
+
+  if (ss_file_read_all(AT_FDCWD, "/proc/self/status", 64 * 1024, &text, NULL) ==
+          SS_ERR_OK &&
+      (line = strstr(ss_buf_str(&text), "\nVmHWM:")) != NULL)
+    ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB, strtoull(line + 7, NULL, 10));
+  ss_buf_release(&text);
+}
+
 static void store_own_figures(struct ss_session *s)
 {
   struct note_list list = {0};
-  struct rusage own;
 
   ss_buf_addc(&list.json, '[');
   ss_notes_each(s->notes, add_note, &list);
@@ -364,8 +378,7 @@ static void store_own_figures(struct ss_session *s)
   ss_buf_release(&list.json);
   ss_store_meta_u64(s->store, SS_META_OWN_CPU_NS,
                     ss_own_cpu_ns() - s->own_cpu_ns + s->helper_cpu_ns);
-  if (getrusage(RUSAGE_SELF, &own) == 0)
-    ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB, (uint64_t)own.ru_maxrss);
+  store_own_rss(s);
 }
 
 enum ss_err ss_session_write(struct ss_session *s, const struct ss_hurry *hurry,

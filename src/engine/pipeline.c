@@ -59,9 +59,9 @@ static void on_switch(struct ss_pipeline *p, const struct ss_record *rec)
 {
   struct ss_thread *t;
 
-  /* The last thing that a thread does, after its EXIT, is to leave the CPU: that
-   * must not bring it back to life. */
-  if (rec->u.sw.out && !ss_tracked_knows(p, rec->pid, rec->tid))
+  /* A thread that has had its EXIT still leaves the CPU, and may come back to it
+   * first: that must not bring it back to life. */
+  if (!ss_tracked_knows(p, rec->pid, rec->tid))
     return;
   t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, !rec->u.sw.out);
   if (t == NULL)

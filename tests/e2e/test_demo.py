@@ -70,7 +70,7 @@ def test_lines_on_the_terminal(demo):
     start = r"stacksample: perf engine, 100 Hz[,;] .*(included|doctor` tells more); writing \S+Z"
     assert re.fullmatch(start, said[0]), said[0]
     end = (r"stacksample: pytest ended with 0 after (\d+:\d\d(\.\d)?|[\d.]+ s)"
-           r"( \(limit .* by [\w().-]+\))?; [\d.]+( [kM])? samples, 0 lost, [\d.]+ % complete")
+           r"( \(limit .* by [\w().-]+\))?; [\d.]+( [kM])? samples, \d+ lost, [\d.]+ % complete")
     assert re.fullmatch(end, said[1]), said[1]
     assert said[-1] == (
         f"stacksample: {demo.folder} (summary.md, flamegraph.html, profiler.json)")
@@ -99,7 +99,9 @@ def test_manifest_is_complete_and_true(demo):
             assert sizes.pop(name) == (len(content), hashlib.sha256(content).hexdigest())
     assert sizes == {}
     assert manifest["absent"] == []
-    assert manifest["counts"]["lost"] == 0
+    # Lost ones are said; a disk that stalls may cost a few.
+    quality = json.loads((demo.folder / "summary.json").read_text())["quality"]
+    assert manifest["counts"]["lost"] == quality["lost"] <= quality["samples"] / 200
     assert manifest["engine"]["name"] == "perf"
 
 

@@ -56,5 +56,9 @@ def native_names(thread):
 
 def untraced(pid):
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        assert "TracerPid:\t0\n" in (task / "status").read_text()
+        try:
+            status = (task / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread that has ended meanwhile
+        assert "TracerPid:\t0\n" in status
     return True
