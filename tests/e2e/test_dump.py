@@ -331,7 +331,8 @@ def test_pytest_is_named_and_folded(process, tmp_path):
         "the test waits",
     )
     named = {"id": "test_hang.py::test_hang", "phase": "call"}
-    assert look["test"] in (None, named)  # None: the slot moved while it was read
+    # None was seen once in many runs, cause unknown: a look that is asked again.
+    assert look["test"] in (None, named)
     eventually(lambda: dump_json(pytest_run.pid)["test"] == named, "the test's name")
     text = dump(pytest_run.pid, "--quick")
     assert "test test_hang.py::test_hang (call)\n" in text
