@@ -95,12 +95,14 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
  * false where unknown. For tables and dumps, not for every sample. */
 bool ss_py_thread_name(struct ss_py *py, pid_t tid, char *buf, size_t cap);
 
-/* Who holds the GIL of the interpreter of `tid`: native thread id, 0 nobody,
- * -1 unknown. */
+/* Who holds the GIL of the interpreter of `tid`: native thread id, 0 nobody (also
+ * where the GIL is disabled), -1 unknown. For every sample: `mem` as for ss_py_merge
+ * gives the holder at the sample, as plans read it then, without a system call where
+ * it is `tid` itself or nobody. Live memory gives the holder now. */
 pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem);
 
 /* Does a futex word at `addr`, in which thread `tid` waits, belong to the GIL of
- * its interpreter? */
+ * its interpreter: is `tid` one of its waiters? (CPython keeps no list of them.) */
 bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
                        uint64_t addr);
 

@@ -195,6 +195,7 @@ static void take_found(struct ss_py *py, struct ss_py_thread *t)
 {
   const uint64_t *first = ss_idmap_get(&py->native, (uint64_t)t->ns_tid);
   t->count = 0;
+  t->gil = 0;
   for (uint64_t at = first ? *first : 0; at != 0 && t->count < SS_PY_TSTATES_MAX;
        at = py->found[at - 1].next)
     t->tstate[t->count++] = py->found[at - 1].tstate;
@@ -248,65 +249,45 @@ uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
 
 /* sizeof(struct _gil_runtime_state), free-threaded, rounded up: two conditions and
  * two mutexes follow the fields. */
-enum { GIL_SIZE = 224, GIL_HOLDER = 8 };
+enum { GIL_SIZE = 224 };
 
-/* Its structure; 0 unknown. */
-static uint64_t gil_address(const struct ss_py *py, const struct ss_mem *mem,
-                            uint64_t interp)
+uint64_t ss_py_gil_address(struct ss_py *py, const struct ss_mem *mem,
+                           struct ss_py_thread *t)
 {
   const struct ss_py_layout *l = &py->layout;
-  uint64_t gil;
-  if (l->runtime_gil_holder != SS_PY_ABSENT)
-    return py->runtime + l->runtime_gil_holder - GIL_HOLDER;
-  return ss_mem_u64(mem, interp + l->interp_gil, &gil) ? gil : 0;
+  unsigned char bytes[SS_PY_MAX_tstate];
+  if (t->gil != 0 || t->count == 0)
+    return t->gil;
+  if (l->runtime_gil != SS_PY_ABSENT)
+    t->gil = py->runtime + l->runtime_gil;
+  else if (!ss_py_tstate_read(py, mem, t->tstate[0], t->ns_tid, bytes) ||
+           !ss_mem_u64(mem, ss_py_u64(bytes, l->tstate_interp) + l->interp_gil, &t->gil))
+    t->gil = 0;
+  return t->gil;
 }
 
 bool ss_py_is_gil_word(struct ss_py *py, pid_t tid, const struct ss_mem *mem,
                        uint64_t addr)
 {
-  unsigned char bytes[SS_PY_MAX_tstate];
   py->now_ns = ss_now_ns();
-  const struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
-  for (unsigned i = 0; t && i < t->count; i++) {
-    if (!ss_py_tstate_read(py, mem, t->tstate[i], t->ns_tid, bytes))
-      continue;
-    const uint64_t gil = gil_address(py, mem, ss_py_u64(bytes, py->layout.tstate_interp));
-    if (gil != 0 && addr >= gil && addr - gil < GIL_SIZE)
-      return true;
-  }
-  return false;
+  struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
+  const uint64_t gil = t ? ss_py_gil_address(py, mem, t) : 0;
+  return gil != 0 && addr >= gil && addr - gil < GIL_SIZE;
 }
 
 /* Thread state that holds it; 0 nobody. false: unknown. */
-static bool gil_tstate(struct ss_py *py, const struct ss_mem *mem, uint64_t interp,
+static bool gil_tstate(const struct ss_py *py, const struct ss_mem *mem, uint64_t gil,
                        uint64_t *holder)
 {
   const struct ss_py_layout *l = &py->layout;
-  uint64_t holder_at, locked_at;
-  uint32_t locked;
-  if (l->runtime_gil_holder != SS_PY_ABSENT) {
-    holder_at = py->runtime + l->runtime_gil_holder;
-    locked_at = py->runtime + l->runtime_gil_locked;
-  } else {
-    uint64_t gil;
-    uint32_t enabled = 1;
-    if (!ss_mem_u64(mem, interp + l->interp_gil, &gil) || gil == 0)
-      return false;
-    if (l->gil_enabled != SS_PY_ABSENT &&
-        !ss_mem_u32(mem, gil + l->gil_enabled, &enabled))
-      return false;
-    holder_at = gil + l->gil_holder;
-    locked_at = gil + l->gil_locked;
-    if (enabled == 0) {
-      *holder = 0;
-      return true;
-    }
-  }
-  /* last_holder is not cleared at a release. */
-  if (!ss_mem_u64(mem, holder_at, holder) || !ss_mem_u32(mem, locked_at, &locked))
+  unsigned char bytes[SS_PY_MAX_gil];
+  if (!ss_mem_get(mem, gil, bytes, l->gil_need))
     return false;
-  if (locked != 1)
-    *holder = 0;
+  const bool enabled =
+      l->gil_enabled == SS_PY_ABSENT || ss_py_u32(bytes, l->gil_enabled) != 0;
+  /* last_holder is not cleared at a release. */
+  const bool locked = ss_py_u32(bytes, l->gil_locked) == 1;
+  *holder = enabled && locked ? ss_py_u64(bytes, l->gil_holder) : 0;
   return true;
 }
 
@@ -322,18 +303,19 @@ static pid_t our_tid(const struct ss_py *py, pid_t ns_tid)
 
 pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem)
 {
-  const struct ss_py_layout *l = &py->layout;
   unsigned char bytes[SS_PY_MAX_tstate];
   uint64_t holder;
   py->now_ns = ss_now_ns();
-  const struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
-  if (!t || t->count == 0 ||
-      !ss_py_tstate_read(py, mem, t->tstate[0], t->ns_tid, bytes) ||
-      !gil_tstate(py, mem, ss_py_u64(bytes, l->tstate_interp), &holder))
+  struct ss_py_thread *t = ss_py_thread_get(py, tid, false);
+  const uint64_t gil = t ? ss_py_gil_address(py, mem, t) : 0;
+  if (gil == 0 || !gil_tstate(py, mem, gil, &holder))
     return -1;
   if (holder == 0)
     return 0;
-  if (!ss_mem_get(mem, holder, bytes, l->tstate_need))
+  for (unsigned i = 0; i < t->count; i++)
+    if (holder == t->tstate[i])
+      return tid;
+  if (!ss_mem_get(mem, holder, bytes, py->layout.tstate_need))
     return -1;
   const pid_t ns_tid = native_tid(py, mem, bytes);
   return ns_tid > 0 ? our_tid(py, ns_tid) : -1;

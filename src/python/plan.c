@@ -1,7 +1,7 @@
 /*
  * What to read of a thread at its next sample, decided by what the last merge
- * needed: the thread state, the used part of the newest data-stack chunks, and
- * frames outside them (generators; all frames up to 3.10), most recent first.
+ * needed: the thread state, who holds the GIL, the used part of the newest data-stack
+ * chunks, and frames outside them (generators; all frames up to 3.10), most recent first.
  *
  * A plan is only replaced when it no longer covers what was needed, so that the
  * reader can keep it for many samples.
@@ -107,16 +107,18 @@ static size_t frames_covered(const struct ss_py *py, const struct ss_read_plan *
   return n;
 }
 
-static void build_plan(const struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,
+static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,
                        const struct chunk *newest, struct ss_read_plan *plan)
 {
   struct chunk older;
   add_region(plan, tstate, py->layout.tstate_need);
-  if (newest->start != 0) {
+  const uint64_t gil = ss_py_gil_address(py, py->space->live, t);
+  if (newest->start != 0)
     add_chunk(plan, newest, CHUNK_MARGIN);
-    if (older_chunk(py, newest, &older))
-      add_chunk(plan, &older, 0);
-  }
+  if (gil != 0)
+    add_region(plan, gil, py->layout.gil_need);
+  if (newest->start != 0 && older_chunk(py, newest, &older))
+    add_chunk(plan, &older, 0);
   note_loose(py, t, plan);
   for (unsigned i = 0; i < t->loose_count; i++)
     add_region(plan, t->loose[i], py->layout.frame_need);

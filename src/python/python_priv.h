@@ -27,8 +27,7 @@
  * the address is used. `tstate.current` is `frame` up to 3.10. */
 #define SS_PY_FIELDS(X)                                                                  \
   X(runtime, interpreters, 8)                                                            \
-  X(runtime, gil_holder, 8)                                                              \
-  X(runtime, gil_locked, 4)                                                              \
+  X(runtime, gil, 0)                                                                     \
   X(interp, next, 8)                                                                     \
   X(interp, threads, 8)                                                                  \
   X(interp, gil, 8)                                                                      \
@@ -230,6 +229,7 @@ struct ss_py_thread {
   pid_t ns_tid; /* the target's own gettid() */
   unsigned count;
   uint64_t tstate[SS_PY_TSTATES_MAX];
+  uint64_t gil;      /* its interpreter's struct _gil_runtime_state; 0 unknown */
   uint64_t retry_ns; /* no thread state: when to look again */
   uint64_t wait_ns;  /* ... and how long to wait after that */
   uint64_t generation;
@@ -326,6 +326,10 @@ void ss_py_threads_release(struct ss_py *py);
  * another thread's. */
 bool ss_py_tstate_read(struct ss_py *py, const struct ss_mem *mem, uint64_t tstate,
                        pid_t ns_tid, unsigned char bytes[SS_PY_MAX_tstate]);
+
+/* The thread's struct _gil_runtime_state, remembered; 0: unknown. */
+uint64_t ss_py_gil_address(struct ss_py *py, const struct ss_mem *mem,
+                           struct ss_py_thread *thread);
 
 /* Memory as one merge sees it: the stack as it was at the sample, all else from
  * what was read then, else live (in blocks, kept for the merge). */

@@ -46,9 +46,12 @@ static places code_head_ft = {AT(code_size, 32),       AT(code_flags, 64),
                               AT(code_name, 136),      AT(code_qualname, 144),
                               AT(code_table, 152),     SS_PY_PLACES_END};
 
-/* 3.12 on: the head of a frame; the GIL belongs to the interpreter. */
+/* 3.12 on: the head of a frame. */
 static places frame_head = {AT(frame_code, 0), AT(frame_previous, 8), AT(frame_instr, 56),
                             SS_PY_PLACES_END};
+
+/* struct _gil_runtime_state: in _PyRuntime to 3.11, then the interpreter has a
+ * pointer to it. */
 static places gil = {AT(gil_holder, 8), AT(gil_locked, 16), SS_PY_PLACES_END};
 static places gil_ft = {AT(gil_enabled, 0), AT(gil_holder, 16), AT(gil_locked, 24),
                         SS_PY_PLACES_END};
@@ -73,27 +76,22 @@ static places dicts_311 = {
 
 /* ---- one table a minor ---------------------------------------------------- */
 
-static places py38 = {AT(frame_locals, 360), AT(frame_lasti, 104),
-                      AT(runtime_gil_holder, 1160), AT(runtime_gil_locked, 1168),
+static places py38 = {AT(frame_locals, 360), AT(frame_lasti, 104), AT(runtime_gil, 1152),
                       SS_PY_PLACES_END};
-static places py39 = {AT(frame_locals, 360), AT(frame_lasti, 104),
-                      AT(runtime_gil_holder, 360), AT(runtime_gil_locked, 368),
+static places py39 = {AT(frame_locals, 360), AT(frame_lasti, 104), AT(runtime_gil, 352),
                       SS_PY_PLACES_END};
-static places py310 = {AT(frame_locals, 352),       AT(frame_lasti, 96),
-                       AT(runtime_gil_holder, 360), AT(runtime_gil_locked, 368),
-                       AT(tstate_cframe, 48),       AT(tstate_root_cframe, 264),
-                       AT(cframe_previous, 8),      SS_PY_PLACES_END};
-static places py311 = {AT(type_cached_keys, 872),   AT(runtime_interpreters, 40),
-                       AT(runtime_gil_holder, 368), AT(runtime_gil_locked, 376),
-                       AT(interp_next, 0),          AT(interp_threads, 16),
-                       AT(tstate_cframe, 56),       AT(tstate_root_cframe, 336),
-                       AT(tstate_thread_id, 152),   AT(tstate_native_id, 160),
-                       AT(tstate_chunk, 296),       AT(tstate_chunk_top, 304),
-                       AT(cframe_current, 8),       AT(cframe_previous, 16),
-                       AT(frame_code, 32),          AT(frame_previous, 48),
-                       AT(frame_instr, 56),         AT(frame_entry, 68),
-                       AT(frame_owner, 69),         AT(code_first_line, 72),
-                       AT(code_bytes, 184),         SS_PY_PLACES_END};
+static places py310 = {
+    AT(frame_locals, 352), AT(frame_lasti, 96),         AT(runtime_gil, 352),
+    AT(tstate_cframe, 48), AT(tstate_root_cframe, 264), AT(cframe_previous, 8),
+    SS_PY_PLACES_END};
+static places py311 = {
+    AT(type_cached_keys, 872),   AT(runtime_interpreters, 40), AT(runtime_gil, 360),
+    AT(interp_next, 0),          AT(interp_threads, 16),       AT(tstate_cframe, 56),
+    AT(tstate_root_cframe, 336), AT(tstate_thread_id, 152),    AT(tstate_native_id, 160),
+    AT(tstate_chunk, 296),       AT(tstate_chunk_top, 304),    AT(cframe_current, 8),
+    AT(cframe_previous, 16),     AT(frame_code, 32),           AT(frame_previous, 48),
+    AT(frame_instr, 56),         AT(frame_entry, 68),          AT(frame_owner, 69),
+    AT(code_first_line, 72),     AT(code_bytes, 184),          SS_PY_PLACES_END};
 static places py312 = {AT(type_cached_keys, 880),
                        AT(runtime_interpreters, 40),
                        AT(interp_next, 0),
@@ -171,7 +169,7 @@ static const struct version {
       .lasti_unit = 1,
       STR_BITS},
      false,
-     {header, str_wstr, frame_objects, dicts_38, py38}},
+     {header, str_wstr, frame_objects, gil, dicts_38, py38}},
     {{.minor = 9,
       .attrs = SS_PY_ATTRS_DICT,
       .anchor = SS_PY_ANCHOR_NONE,
@@ -180,7 +178,7 @@ static const struct version {
       .lasti_unit = 1,
       STR_BITS},
      false,
-     {header, str_wstr, frame_objects, dicts_38, py39}},
+     {header, str_wstr, frame_objects, gil, dicts_38, py39}},
     {{.minor = 10,
       .attrs = SS_PY_ATTRS_DICT,
       .anchor = SS_PY_ANCHOR_CFRAME,
@@ -189,7 +187,7 @@ static const struct version {
       .lasti_unit = 2,
       STR_BITS},
      false,
-     {header, str_wstr, frame_objects, dicts_38, py310}},
+     {header, str_wstr, frame_objects, gil, dicts_38, py310}},
     {{.minor = 11,
       .attrs = SS_PY_ATTRS_SPLIT,
       .anchor = SS_PY_ANCHOR_CFRAME,
@@ -197,7 +195,7 @@ static const struct version {
       .table = SS_PY_LOCATIONS,
       STR_BITS},
      false,
-     {header, str_wstr, code_head, dicts_311, py311}},
+     {header, str_wstr, code_head, gil, dicts_311, py311}},
     {{.minor = 12,
       .attrs = SS_PY_ATTRS_TAGGED,
       .anchor = SS_PY_ANCHOR_CFRAME,

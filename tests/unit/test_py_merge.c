@@ -348,16 +348,14 @@ static void gil(struct image *im)
   struct ss_py_result r;
   image_merge(im, out, CAP, &r);
   uint64_t holder_at, locked_at;
-  if (l->runtime_gil_holder != SS_PY_ABSENT) {
-    holder_at = im->py->runtime + l->runtime_gil_holder;
-    locked_at = im->py->runtime + l->runtime_gil_locked;
-  } else {
-    const uint64_t g = image_alloc(im, 64);
+  uint64_t g = image_alloc(im, 64);
+  if (l->runtime_gil != SS_PY_ABSENT)
+    g = im->py->runtime + l->runtime_gil;
+  else
     image_field(im, im->interp, l->interp_gil, g, 8);
-    image_field(im, g, l->gil_enabled, 1, 4);
-    holder_at = g + l->gil_holder;
-    locked_at = g + l->gil_locked;
-  }
+  image_field(im, g, l->gil_enabled, 1, 4);
+  holder_at = g + l->gil_holder;
+  locked_at = g + l->gil_locked;
   image_u64(im, holder_at, im->tstate);
   assert_int_equal(ss_py_gil_holder(im->py, IMAGE_TID, &im->mem), 0);
   image_field(im, locked_at, 0, 1, 4);
