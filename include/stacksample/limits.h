@@ -25,8 +25,10 @@
 #define SS_FRAMES_MAX 1024              /* native frames unwound per stack */
 #define SS_PY_FRAMES_MAX 4096           /* Python frames per thread */
 #define SS_AUDIT_EVERY 1000             /* one stack in so many is unwound a second way */
+#define SS_CFI_KEPT_MAX (32u << 20)     /* unwind sections kept for that; torch: 12 MB */
 #define SS_FRAME_SIZE_MAX (1u << 20)    /* one native frame; more is not a stack */
 #define SS_STACK_READ_MAX (8u << 20)    /* live bytes beyond a snapshot */
+#define SS_STACK_OVERLAP 256            /* of a copy's end, must be unchanged behind it */
 #define SS_STACKS_UNIQUE_MAX (4u << 20) /* trie nodes; beyond: [limit] leaf */
 #define SS_FRAMES_UNIQUE_MAX (1u << 20) /* 48 bytes each; beyond: [limit] */
 #define SS_STRING_BYTES_MAX (64u << 20) /* of all strings; beyond: [limit] */

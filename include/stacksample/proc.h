@@ -63,11 +63,18 @@ struct ss_region {
 };
 struct ss_read_plan {
   uint32_t count; /* <= SS_PLAN_REGIONS_MAX */
+  /* The part of the sampled thread's stack that will be needed if the sample's own
+   * copy does not reach so far; 0, 0: none. ss_read_plan_stack makes regions of it. */
+  uint64_t stack_from, stack_end;
   struct ss_region regions[16];
 };
 /* Bytes read into `buf`, region after region without gaps; 0 on error. */
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
                         size_t cap);
+/* Adds what a stack copy of `len` bytes from `sp` up lacks of that part, and the
+ * copy's last SS_STACK_OVERLAP bytes, by which the two are joined. Nothing where
+ * there is no room, or where `sp` is on another stack. */
+void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len);
 /* The spans of `got` bytes in `buf` that such a run filled; count written. */
 size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf, size_t got,
                           struct ss_span *spans, size_t cap);

@@ -17,7 +17,8 @@ struct ss_cpu {
   pthread_t thread;
   clockid_t clock;
   bool started, has_clock;
-  int kick; /* eventfd: look at the ring, or stop */
+  int epoll; /* of the ring's descriptor and of */
+  int kick;  /* an eventfd: look at the ring, or stop */
   _Atomic bool kicked;
   /* Written by stage 1. */
   uint64_t dropped; /* records, not yet reported by a LOST record */
@@ -53,6 +54,7 @@ struct ss_capture {
   struct ss_pending current; /* handed out last */
   uint64_t arrivals;
   uint64_t bound_ns;
+  uint64_t patience_ns; /* how long records that wake nobody may lie in a ring */
   _Atomic uint64_t horizon_ns;
   _Atomic uint64_t undecodable;
 };

@@ -35,6 +35,7 @@ struct ss_record_peek {
   uint64_t time_ns;
   size_t stack_at;    /* offset of the user stack's bytes, 0: none */
   size_t stack_len;   /* valid ones */
+  uint64_t sp;        /* where they lay; 0: no user registers */
   size_t compact_len; /* of a copy without the unfilled part of the stack */
   uint64_t lost;      /* LOST only */
 };

@@ -92,7 +92,7 @@ static void advance(struct ss_capture *c, struct ss_cpu *cpu, uint64_t now)
   uint64_t bound = cpu->newest_ns > drained ? cpu->newest_ns : drained;
   if (empty) {
     bound = now;
-  } else if (drained + SS_SETTLE_NS < now) {
+  } else if (drained + c->patience_ns < now) {
     ss_capture_kick(cpu); /* records that wake nobody: only samples do */
   }
   bound = bound > SS_SETTLE_NS ? bound - SS_SETTLE_NS : 0;
@@ -178,6 +178,8 @@ uint64_t ss_capture_horizon_ns(const struct ss_capture *c)
 void ss_capture_wait(struct ss_capture *c, int timeout_ms)
 {
   struct pollfd fd = {.fd = c->wake, .events = POLLIN};
+  uint64_t wait_ns = (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000;
+  c->patience_ns = wait_ns > SS_SETTLE_NS ? wait_ns : SS_SETTLE_NS;
   if (poll(&fd, 1, timeout_ms) > 0) {
     uint64_t count;
     ss_read_some(c->wake, &count, sizeof count);

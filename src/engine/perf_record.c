@@ -318,6 +318,9 @@ bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out)
     stamp = p.stamp;
     out->stack_at = p.stack_at;
     out->stack_len = p.stack_len;
+    if (p.abi == PERF_SAMPLE_REGS_ABI_64) {
+      memcpy(&out->sp, p.regs + SS_REG_SP * sizeof out->sp, sizeof out->sp);
+    }
     if (p.stack_at != 0) {
       out->compact_len = p.stack_at + (p.stack_len + 7) / 8 * 8 + 8;
     }

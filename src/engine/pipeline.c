@@ -16,7 +16,12 @@
 
 #include "pipeline_priv.h"
 
-#define WAIT_MS 5 /* code objects of short modules are gone soon after they ran */
+/* Between looks at the queues. Each waking costs some 40 us, so they are rare; but
+ * code that runs once (of modules, of short processes) is gone soon after it ran, so
+ * while new code appears they are not. */
+#define WAIT_MS 20
+#define WAIT_NEWS_MS 5
+#define NEWS_NS 500000000ull
 #define WINDOW_NS 2000000000ull /* the status line speaks of the last seconds */
 
 /* ---- the ledger's rows --------------------------------------------------------- */
@@ -86,12 +91,14 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
     on_switch(p, rec);
     break;
   case SS_REC_MMAP:
+    p->news_ns = ss_now_ns();
     ss_tracked_mmap(p, rec);
     break;
   case SS_REC_COMM:
     ss_tracked_comm(p, rec);
     break;
   case SS_REC_FORK:
+    p->news_ns = ss_now_ns();
     ss_tracked_fork(p, rec);
     break;
   case SS_REC_EXIT:
@@ -168,6 +175,11 @@ static void take_all(struct ss_pipeline *p)
   }
 }
 
+static int wait_ms(const struct ss_pipeline *p)
+{
+  return ss_now_ns() < p->news_ns + NEWS_NS ? WAIT_NEWS_MS : WAIT_MS;
+}
+
 static void *pipeline_main(void *arg)
 {
   struct ss_pipeline *p = arg;
@@ -177,7 +189,7 @@ static void *pipeline_main(void *arg)
     ss_tracked_seed(p, p->config.root, ss_now_ns());
   while (!atomic_load(&p->stop)) {
     uint64_t now_ns;
-    ss_capture_wait(p->config.capture, WAIT_MS);
+    ss_capture_wait(p->config.capture, wait_ms(p));
     take_all(p);
     now_ns = ss_now_ns();
     ss_phases_tick(p, now_ns);

@@ -56,9 +56,8 @@ struct ss_thread {
   struct ss_thread_row row;
   struct ss_ledger_thread *ledger;
   char comm[64];
-  uint64_t deep_end; /* of the stack's part that copies miss, 0: none so far */
-  uint32_t deep_len;
-  uint64_t plan_key; /* what the last plan was made from */
+  uint64_t deep_from, deep_end; /* of the stack, what copies miss; 0: nothing so far */
+  uint64_t plan_key;            /* what the last plan was made from */
   bool planned;
   bool ran; /* on a CPU since schedstat was last read */
   bool has_python;
@@ -100,7 +99,8 @@ struct ss_pipeline {
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
   uint64_t n_audited, n_audit_differs;
   uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
-  struct ss_py_counts py_counts;             /* of ended images */
+  uint64_t news_ns;              /* when code was last seen that may be gone soon */
+  struct ss_py_counts py_counts; /* of ended images */
 
   pthread_mutex_t now_lock; /* guards now, and who is in by_pid */
   struct ss_pipeline_now now;

@@ -28,6 +28,7 @@ struct node {
   _Atomic uint32_t version;
   _Atomic pid_t pid, tid;
   _Atomic uint32_t count;
+  _Atomic uint64_t stack_from, stack_end;
   struct {
     _Atomic uint64_t addr;
     _Atomic uint32_t len;
@@ -96,6 +97,10 @@ static void write_node(struct node *node, pid_t pid, pid_t tid,
   atomic_store_explicit(&node->tid, tid, memory_order_relaxed);
   uint32_t count = plan ? plan->count : 0;
   atomic_store_explicit(&node->count, count, memory_order_relaxed);
+  atomic_store_explicit(&node->stack_from, plan ? plan->stack_from : 0,
+                        memory_order_relaxed);
+  atomic_store_explicit(&node->stack_end, plan ? plan->stack_end : 0,
+                        memory_order_relaxed);
   for (uint32_t i = 0; i < count; i++) {
     atomic_store_explicit(&node->regions[i].addr, plan->regions[i].addr,
                           memory_order_relaxed);
@@ -113,6 +118,8 @@ static bool read_node(const struct node *node, pid_t pid, pid_t tid,
               atomic_load_explicit(&node->tid, memory_order_relaxed) == tid;
   uint32_t count = atomic_load_explicit(&node->count, memory_order_relaxed);
   out->count = count < SS_PLAN_REGIONS_MAX ? count : SS_PLAN_REGIONS_MAX;
+  out->stack_from = atomic_load_explicit(&node->stack_from, memory_order_relaxed);
+  out->stack_end = atomic_load_explicit(&node->stack_end, memory_order_relaxed);
   for (uint32_t i = 0; i < out->count; i++) {
     out->regions[i].addr =
         atomic_load_explicit(&node->regions[i].addr, memory_order_relaxed);
@@ -141,7 +148,8 @@ static void remove_node(struct ss_plans *plans, struct node *_Atomic *link,
 void ss_plans_set(struct ss_plans *plans, pid_t pid, pid_t tid,
                   const struct ss_read_plan *plan)
 {
-  bool wanted = plan && plan->count > 0 && plan->count <= SS_PLAN_REGIONS_MAX;
+  bool wanted = plan && plan->count <= SS_PLAN_REGIONS_MAX &&
+                (plan->count > 0 || plan->stack_end > 0);
   pthread_mutex_lock(&plans->writers);
   struct node *_Atomic *link = &plans->buckets[bucket_of(tid)];
   struct node *node = atomic_load(link);
@@ -170,7 +178,7 @@ bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
     if (atomic_load_explicit(&node->tid, memory_order_relaxed) == tid) {
       for (int i = 0; i < TRIES; i++) {
         if (read_node(node, pid, tid, out)) {
-          return out->count > 0;
+          return out->count > 0 || out->stack_end > 0;
         }
       }
       return false;

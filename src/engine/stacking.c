@@ -146,6 +146,7 @@ static uint32_t python_frame(struct ss_pipeline *p, struct ss_process *proc,
   row.name = ss_store_string(p->config.store, code->function, strlen(code->function));
   row.file = ss_store_string(p->config.store, code->file, strlen(code->file));
   row.first_line = code->first_line;
+  p->news_ns = ss_now_ns();
   frame = ss_store_frame(p->config.store, &row);
   (void)ss_idmap_put(&proc->py_frames, (uint64_t)(uintptr_t)code, frame);
   return frame;
@@ -271,39 +272,29 @@ static void push_user(struct path *path, struct ss_process *proc,
 /* ---- plans
  * ----------------------------------------------------------------------------- */
 
-/* A thread whose stack was once deeper than its copy: from now on the part
- * behind the copy is read with the sample, because it may change before stage 2
- * asks for it. It lies below the outermost frame, which does not move. */
+/* A thread whose stack was once deeper than its copy: from now on the part behind
+ * the copy is read with the sample, because it may change before stage 2 asks for
+ * it. It ends below the outermost frame, which does not move, and begins where the
+ * first frame that reaches behind the copy keeps what its caller needs: a kernel of
+ * OpenBLAS has 30 KB of its own data below that. */
 static void note_depth(struct ss_thread *t, const struct ss_pipeline *p,
                        const struct ss_record *rec, const struct user_stack *u)
 {
-  enum { STEP = 8192, ABOVE = 64 };
+  enum { SAVED = 256, ABOVE = 64 };
   uint64_t copied = rec->u.sample.regs.r[SS_REG_SP] + rec->u.sample.stack_len;
 
   if (u->end != SS_END_COMPLETE || u->native == 0)
     return;
-  uint64_t end = p->native[u->native - 1].sp + ABOVE;
+  uint64_t end = p->native[u->native - 1].sp + ABOVE, from = end;
   if (end <= copied || end - copied > SS_STACK_READ_MAX)
     return;
-  uint64_t need = (end - copied + 2 * STEP - 1) / STEP * STEP;
-  if (end != t->deep_end)
-    t->deep_len = 0;
+  for (size_t i = u->native - 1; i-- > 0 && p->native[i].cfa > copied;)
+    from = p->native[i].sp > copied ? p->native[i].sp : p->native[i].cfa - SAVED;
+  if (end - from > SS_PLAN_DEEP_MAX)
+    from = end - SS_PLAN_DEEP_MAX;
+  if (end != t->deep_end || from < t->deep_from)
+    t->deep_from = from;
   t->deep_end = end;
-  if (need > t->deep_len)
-    t->deep_len = need < SS_PLAN_DEEP_MAX ? (uint32_t)need : SS_PLAN_DEEP_MAX;
-}
-
-/* The deep part as the plan's last region: one that fails ends the list. */
-static void plan_depth(const struct ss_thread *t, struct ss_read_plan *plan)
-{
-  uint64_t planned = 0;
-
-  for (uint32_t i = 0; i < plan->count; i++)
-    planned += plan->regions[i].len;
-  if (t->deep_len > 0 && plan->count < SS_PLAN_REGIONS_MAX &&
-      planned + t->deep_len <= SS_PLAN_BYTES_MAX)
-    plan->regions[plan->count++] =
-        (struct ss_region){.addr = t->deep_end - t->deep_len, .len = t->deep_len};
 }
 
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
@@ -311,20 +302,22 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
   struct ss_process *proc = t->process;
   uint64_t generations[4] = {proc->env.generation,
                              proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0,
-                             t->deep_end, t->deep_len};
+                             t->deep_end, t->deep_from};
   uint64_t key = ss_hash_bytes(generations, sizeof(generations)) | 1;
   struct ss_read_plan plan = {.count = 0};
 
   if (key == t->plan_key)
     return;
   t->plan_key = key;
+  p->news_ns = ss_now_ns();
   (void)ss_testenv_plan(&proc->env, &plan);
   if (proc->py)
     (void)ss_py_plan(proc->py, t->tid, &plan);
-  plan_depth(t, &plan);
-  if (plan.count > 0 || t->planned) {
+  plan.stack_from = t->deep_from;
+  plan.stack_end = t->deep_end;
+  if (plan.count > 0 || t->deep_end > 0 || t->planned) {
     ss_capture_set_plan(p->config.capture, proc->pid, t->tid, &plan);
-    t->planned = plan.count > 0;
+    t->planned = plan.count > 0 || t->deep_end > 0;
   }
 }
 

@@ -253,6 +253,34 @@ static size_t plan_count(const struct ss_read_plan *plan)
   return plan->count < SS_PLAN_REGIONS_MAX ? plan->count : SS_PLAN_REGIONS_MAX;
 }
 
+static bool add_region(struct ss_read_plan *plan, uint64_t *sum, uint64_t from,
+                       uint64_t end)
+{
+  if (plan->count >= SS_PLAN_REGIONS_MAX || end - from > SS_PLAN_BYTES_MAX - *sum)
+    return false;
+  *sum += end - from;
+  plan->regions[plan->count++] =
+      (struct ss_region){.addr = from, .len = (uint32_t)(end - from)};
+  return true;
+}
+
+void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len)
+{
+  uint64_t from = plan->stack_from, end = plan->stack_end, copied = sp + len, sum = 0;
+  if (len < SS_STACK_OVERLAP || copied < sp || copied >= end ||
+      end - copied > SS_STACK_READ_MAX)
+    return;
+  for (size_t i = 0; i < plan_count(plan); i++)
+    sum += plan->regions[i].len;
+  if (sum > SS_PLAN_BYTES_MAX)
+    return;
+  if (from <= copied)
+    from = copied - SS_STACK_OVERLAP;
+  else if (!add_region(plan, &sum, copied - SS_STACK_OVERLAP, copied))
+    return;
+  (void)add_region(plan, &sum, from, end);
+}
+
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf, size_t cap)
 {
   struct iovec far[SS_PLAN_REGIONS_MAX];

@@ -402,8 +402,20 @@ bool ss_unwind_differs(const struct ss_frame *frames, size_t count, const uint64
   return audit_end == SS_END_COMPLETE && count > ip_count;
 }
 
+static size_t loaded_bytes(struct ss_modules *modules)
+{
+  size_t sum = 0;
+  for (uint32_t i = 0; i < ss_modules_count(modules); i++) {
+    const struct ss_cfi *cfi = ss_modules_at(modules, i)->unwind;
+    sum += cfi != NULL && cfi->loaded ? cfi->section.len : 0;
+  }
+  return sum;
+}
+
 void ss_unwind_trim(struct ss_modules *modules)
 {
+  if (loaded_bytes(modules) <= SS_CFI_KEPT_MAX)
+    return;
   for (uint32_t i = 0; i < ss_modules_count(modules); i++) {
     struct ss_module *module = ss_modules_at(modules, i);
     struct ss_cfi *cfi = module->unwind;

@@ -11,7 +11,7 @@
 #include "stacksample/limits.h"
 #include "unwind_priv.h"
 
-#define OVERLAP 256
+#define OVERLAP SS_STACK_OVERLAP
 #define FIRST_FETCH 16384
 #define RED_ZONE 128 /* psABI 3.2.2: below sp the copy has nothing */
 

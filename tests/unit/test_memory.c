@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "stacksample/limits.h"
 #include "stacksample/proc.h"
 #include "stacksample/sys.h"
 
@@ -330,8 +331,8 @@ static void test_plan(void **state)
   unsigned char *p = make_pages(4);
   unsigned char buf[64];
   struct ss_span spans[16];
-  struct ss_read_plan plan = {3,
-                              {{addr_of(p), 8}, {addr_of(p) + PAGE, 4}, {addr_of(p), 2}}};
+  struct ss_read_plan plan = {
+      .count = 3, .regions = {{addr_of(p), 8}, {addr_of(p) + PAGE, 4}, {addr_of(p), 2}}};
   size_t got = ss_read_plan_run(&plan, getpid(), buf, sizeof buf);
   assert_int_equal(got, 14);
   assert_int_equal(ss_read_plan_spans(&plan, buf, got, spans, 16), 3);
@@ -357,6 +358,47 @@ static void test_plan(void **state)
   munmap(p, 4 * PAGE);
 }
 
+static void check_region(const struct ss_read_plan *plan, unsigned at, uint64_t from,
+                         uint64_t end)
+{
+  assert_true(at < plan->count);
+  assert_int_equal(plan->regions[at].addr, from);
+  assert_int_equal(plan->regions[at].len, end - from);
+}
+
+static void test_plan_stack(void **state)
+{
+  (void)state;
+  const struct ss_read_plan wanted = {
+      .count = 1, .regions = {{0x100, 8}}, .stack_from = 0x9000, .stack_end = 0xb000};
+  struct ss_read_plan plan = wanted;
+  ss_read_plan_stack(&plan, 0x4000, 0x1000); /* joined by the copy's end */
+  assert_int_equal(plan.count, 3);
+  check_region(&plan, 1, 0x5000 - SS_STACK_OVERLAP, 0x5000);
+  check_region(&plan, 2, 0x9000, 0xb000);
+  plan = wanted;
+  ss_read_plan_stack(&plan, 0x9800, 0x1000); /* the copy has most of it */
+  assert_int_equal(plan.count, 2);
+  check_region(&plan, 1, 0xa800 - SS_STACK_OVERLAP, 0xb000);
+  const uint64_t none[][2] = {{0xa000, 0x1000},           /* has all of it */
+                              {0xc000, 0x1000},           /* lies above it */
+                              {0x4000, 0x80},             /* too short to be joined */
+                              {UINT64_MAX - 16, 0x1000}}; /* wraps */
+  for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+    plan = wanted;
+    ss_read_plan_stack(&plan, none[i][0], none[i][1]);
+    assert_int_equal(plan.count, 1);
+  }
+  plan = wanted;
+  plan.stack_end = 0x9000 + SS_PLAN_BYTES_MAX; /* no room for so much */
+  ss_read_plan_stack(&plan, 0x4000, 0x1000);
+  assert_int_equal(plan.count, 2);
+  plan = wanted;
+  plan.count = SS_PLAN_REGIONS_MAX;
+  ss_read_plan_stack(&plan, 0x4000, 0x1000);
+  assert_int_equal(plan.count, SS_PLAN_REGIONS_MAX);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -370,6 +412,7 @@ int main(void)
       cmocka_unit_test(test_zombie_leader),
       cmocka_unit_test(test_spans),
       cmocka_unit_test(test_plan),
+      cmocka_unit_test(test_plan_stack),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
