@@ -311,9 +311,10 @@ static bool look_at(struct ss_looker *l, struct known_process *k,
   return true;
 }
 
-/* ---- the look
- * -------------------------------------------------------------------------------- */
+/* ---- the look ------------------------------------------------------------------- */
 
+/* What the heading says is read after the stacks: while the first files are opened
+ * for them a test can begin, and a test that hangs is still there afterwards. */
 static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
                                    const struct ss_look_options *options,
                                    struct ss_look *look, size_t *thread_cap,
@@ -334,7 +335,6 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
   if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
     return ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
   open_python(k, p);
-  ss_look_describe(k, p, options);
   for (size_t i = 0; i < count; i++) {
     struct ss_look_thread *t;
     if ((options->deadline_ns && ss_now_ns() > options->deadline_ns) ||
@@ -350,6 +350,7 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
     look->n_threads++;
     p->n_threads++;
   }
+  ss_look_describe(k, p, options);
   look->n_processes++;
   free(tids);
   return SS_ERR_OK;
