@@ -174,10 +174,12 @@ static void thread_named(struct ss_pipeline *p, struct ss_thread *t, const char 
   t->row.name = store_text(p, t->comm);
 }
 
-struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
-                                    uint64_t time_ns, bool on_cpu)
+/* `creator`, where it is known, gave the new thread its name: /proc may show
+ * nobody any more, or whoever has the number next. */
+static struct ss_thread *thread_get(struct ss_pipeline *p, pid_t pid, pid_t tid,
+                                    uint64_t time_ns, bool on_cpu, pid_t creator)
 {
-  struct ss_thread *t = thread_find(p, tid);
+  struct ss_thread *t = thread_find(p, tid), *from = thread_find(p, creator);
   struct ss_process *proc;
   struct ss_stat st;
 
@@ -198,7 +200,9 @@ struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
                                   .name = SS_ID_NONE,
                                   .role = SS_ID_NONE,
                                   .start_ns = time_ns};
-  if (ss_stat_read(&st, pid, tid))
+  if (from && from->comm[0])
+    thread_named(p, t, from->comm);
+  else if (ss_stat_read(&st, pid, tid))
     thread_named(p, t, st.comm);
   t->id = ss_store_thread(p->config.store, &t->row);
   t->ledger = ss_ledger_birth(p->ledger, t->id, proc->phase, time_ns, on_cpu);
@@ -216,10 +220,17 @@ struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
   return t;
 }
 
+struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
+                                    uint64_t time_ns, bool on_cpu)
+{
+  return thread_get(p, pid, tid, time_ns, on_cpu, 0);
+}
+
 /* It would run at once if a CPU were free: runnable, not waiting. */
 static void newborn(struct ss_pipeline *p, const struct ss_record *rec)
 {
-  struct ss_thread *t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, false);
+  struct ss_thread *t =
+      thread_get(p, rec->pid, rec->tid, rec->time_ns, false, rec->u.task.ptid);
 
   if (t)
     ss_ledger_switch(t->ledger, rec->time_ns, true, true);

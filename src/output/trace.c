@@ -59,12 +59,16 @@ static void add_process_events(struct trace *t, struct ss_buf *b, size_t index)
   ss_buf_addf(b, "{\"sort_index\":%zu}},\n", index);
 }
 
+/* Never an empty one: Perfetto counts that as an error of the file. */
 static void add_thread_name(struct ss_buf *b, int64_t pid, int64_t tid, uint64_t ts,
                             const char *name)
 {
   add_meta_event(b, "thread_name", pid, tid, ts);
   ss_buf_adds(b, "{\"name\":\"");
-  add_escaped(b, name);
+  if (name[0] != '\0')
+    add_escaped(b, name);
+  else
+    ss_buf_addf(b, "thread %lld", (long long)tid);
   ss_buf_adds(b, "\"}},\n");
 }
 

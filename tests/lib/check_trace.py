@@ -106,6 +106,18 @@ def check_slice(index, event, args, problems):
         problems.add("args vary for one name", name)
 
 
+def check_names(events, tracks, problems):
+    """Each track has a name, and no name is empty (an error to Perfetto)."""
+    named = {(event["pid"], event["tid"]): event["args"]["name"]
+             for event in events if event["ph"] == "M" and event["name"] == "thread_name"}
+    for track in tracks:
+        if track not in named:
+            problems.add("track without a name", f"{track}")
+    for track, name in named.items():
+        if not name:
+            problems.add("empty thread name", f"{track}")
+
+
 def check_nesting(track, events, problems):
     """Slices of a thread nest exactly, parents first. The greatest depth."""
     open_ends, last, deepest = [], 0, 0
@@ -222,6 +234,7 @@ def check(path):
             v8.append(event)
         elif event["ph"] not in "Mi":
             problems.add("phase that not all readers know", event["ph"])
+    check_names(events, tracks, problems)
     depths = {track: check_nesting(track, found, problems) for track, found in tracks.items()}
     profiles = check_v8(v8, problems)
     facts = {
