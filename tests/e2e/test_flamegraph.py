@@ -403,23 +403,42 @@ def test_a_hundred_thousand_nodes(chromium, tmp_path):
     assert chromium.complaints() == []
 
 
-def test_a_real_run(chromium, out, tmp_path):
-    (tmp_path / "work.py").write_text(
-        "def inner():\n    return sum(i * i for i in range(200000))\n"
-        "def outer():\n    for _ in range(60):\n        inner()\n"
-        "outer()\n")
-    done = harness.run(harness.command(out, "/usr/bin/python3", str(tmp_path / "work.py")))
-    assert done.returncode == 0, done.stderr
-    folder = harness.bundle(out)
-    sums = Db(folder)
-    chromium.open(folder / "flamegraph.html")
-    assert close(shown_us(chromium), sums.us())
-    for name in ("inner", "outer"):
-        chromium.run("const q = document.getElementById('q'); q.value = arguments[0]; q.oninput()",
-                     f"^{name} ")
+# ---- the demo ----------------------------------------------------------------------------
+
+
+def test_the_demo(chromium, demo):
+    """Every control on a real run of real size."""
+    page, path, sums = chromium, demo.folder / "flamegraph.html", Db(demo.folder)
+    assert path.stat().st_size <= 2_000_000
+    page.requests()
+    page.open(path)
+    assert close(shown_us(page), sums.us())
+    for name in ("gradcheck", "start_thread", "evaluate"):
+        page.run("const q = document.getElementById('q'); q.value = arguments[0]; q.oninput()",
+                 f"^{name} ")
         share = 100 * sums.us(through=f"^{name}$") / sums.us()
-        assert share > 50 and abs(found_percent(chromium) - share) < 0.06
-    chromium.keys("/", "Enter", "Escape")
-    assert re.match(r"outer \(\S*work\.py:3\)", live(chromium))
-    assert "work.py:5" in live(chromium)
-    assert chromium.complaints() == []
+        assert abs(found_percent(page) - share) < 0.06, name
+    page.keys("x")
+    for test, phase in {where for where in sums.phases.values() if where[1] == "call"}:
+        choose(page, "test", test)
+        choose(page, "phase", phase)
+        assert close(shown_us(page), sums.us(test=test, phase=phase)), test
+    page.keys("x")
+    for role in ("main", "openmp"):
+        choose(page, "thread", f"role:{role}")
+        assert close(shown_us(page), sums.us(role=role))
+    page.keys("x")
+    choose(page, "state", "all")
+    assert close(shown_us(page), sums.us(states=None))
+    page.keys("x", "ArrowDown", "ArrowDown", "Enter")
+    zoomed = page.run("return location.href")
+    assert text(page, "#crumbs") != ""
+    page.open(zoomed)
+    assert text(page, "#crumbs") != ""
+    for key in ("x", "i", "f", "f", "f", "m", "t", "d", "d", "?", "Escape"):
+        page.keys(key)
+    rows = page.run("return document.querySelectorAll('#list tbody tr').length")
+    assert rows > 50 and close(shown_us(page), sums.us())
+    page.run("localStorage.clear()")
+    assert set(page.requests()) == {f"file://{path}"}
+    assert page.complaints() == []

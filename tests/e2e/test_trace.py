@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -42,6 +43,18 @@ def facts(run_folder):
     problems, found = check_trace.check(run_folder / "profiler.json")
     assert problems == []
     return found
+
+
+@pytest.fixture(scope="module", params=["made-up", "demo"])
+def viewed(request):
+    """(profiler.json, what the checker found in it): of every kind, and a real one."""
+    if request.param == "made-up":
+        folder = request.getfixturevalue("run_folder")
+    else:
+        folder = request.getfixturevalue("demo").folder
+    problems, found = check_trace.check(folder / "profiler.json")
+    assert problems == []
+    return folder / "profiler.json", found
 
 
 def totals(folder):
@@ -87,6 +100,7 @@ BREAKAGES = {
     "ts is no natural number": lambda e: e.update(ts=0.5),
     "slice with a V8 name": lambda e: e.update(name="Profile"),
     "unknown category": lambda e: e.update(cat="kernel"),
+    "track without a name": lambda e: e.update(tid=e["tid"] + 1000),
     "slices overlap in part": lambda e: e.update(dur=e["dur"] + 1),
     "slice without dur": lambda e: e.pop("dur"),
 }
@@ -208,13 +222,22 @@ def open_speedscope(page, path, folder):
 
 
 @needs_browser
-def test_opens_in_speedscope(run_folder, tmp_path):
+def test_opens_in_speedscope(viewed, tmp_path):
+    """It shows a profile a thread, taken from the samples where there are some."""
+    path, facts = viewed
     with browser.Browser() as page:
-        file, name, at, count = open_speedscope(page, run_folder / "profiler.json", tmp_path)
-        assert (file, name, at, count) == ("profiler.json", "MainThread", "1", "6")
-        file, name, at, count = open_speedscope(
+        file, name, at, count = open_speedscope(page, path, tmp_path)
+    assert (file, at) == ("profiler.json", "1")
+    assert int(count) == len(facts["profiles"])
+    assert name in {"MainThread", "python3"}
+
+
+@needs_browser
+def test_speedscope_file_opens_in_it(run_folder, tmp_path):
+    with browser.Browser() as page:
+        _, name, _, count = open_speedscope(
             page, run_folder / "profile.speedscope.json", tmp_path)
-        assert (name, count) == ("gw0 MainThread 4121", "7")
+    assert (name, count) == ("gw0 MainThread 4121", "7")
 
 
 def test_speedscope_file_keeps_its_schema(run_folder):
@@ -266,41 +289,79 @@ def server(folder, files):
         http_server.shutdown()
 
 
+# Imports the text as the page does on "Load", shows the timeline, and tells what is
+# in it. `arguments`: the text or its URL, the callback.
+CATAPULT = """
+const [url, done] = arguments;
+fetch(url).then(r => r.text()).then(text => {
+  const model = new tr.Model(), options = new tr.importer.ImportOptions();
+  options.showImportWarnings = false;
+  new tr.importer.Import(model, options).importTraces([text]);
+  let slices = 0;
+  for (const thread of model.getAllThreads()) slices += thread.sliceGroup.length;
+  const tracks = document.createElement('track-view-container');
+  tracks.id = 'track_view_container';
+  const view = document.createElement('tr-ui-timeline-view');
+  view.track_view_container = tracks;
+  Polymer.dom(view).appendChild(tracks);
+  view.id = 'trace-viewer';
+  view.globalMode = true;
+  Polymer.dom(document.body).appendChild(view);
+  view.model = model;
+  const names = model.getAllThreads().map(t => t.name);
+  done([slices, model.samples.length, model.importWarnings.map(w => w.message), names]);
+}).catch(e => done([String(e), 0, [], []]));
+"""
+
+
 @needs_browser
-def test_opens_in_chrome_tracing(run_folder, facts, tmp_path):
-    """catapult, the viewer of chrome://tracing, outside of it."""
+def test_opens_in_chrome_tracing(viewed, tmp_path):
+    """The viewer of chrome://tracing, whole, outside of a Chromium that may lack it."""
+    path, facts = viewed
     page_text, polyfill = packages.catapult()
     files = {"viewer.html": page_text.encode(), "polyfill.js": polyfill.encode(),
-             "profiler.json": (run_folder / "profiler.json").read_bytes()}
+             "profiler.json": path.read_bytes()}
     with server(tmp_path, files) as url, browser.Browser() as page:
         page.open(f"{url}/viewer.html")
         page.wait("!!(window.tr && tr.Model && tr.importer && tr.importer.Import)", "catapult", 120)
-        slices, samples, warnings = page.run_async("""
-            const done = arguments[0];
-            fetch('/profiler.json').then(r => r.text()).then(text => {
-              const model = new tr.Model(), options = new tr.importer.ImportOptions();
-              options.showImportWarnings = false;
-              new tr.importer.Import(model, options).importTraces([text]);
-              let slices = 0;
-              for (const thread of model.getAllThreads()) slices += thread.sliceGroup.length;
-              done([slices, model.samples.length, model.importWarnings.map(w => w.message)]);
-            }).catch(e => done([String(e), 0, []]));""")
+        slices, samples, warnings, names = page.run_async(CATAPULT, "/profiler.json")
         assert warnings == []
         assert slices == facts["slices"] + 1  # the instant at the end is one to it
         roots = sum(p.roots for p in facts["profiles"].values())
         assert samples == facts["samples"] - roots
+        assert all(names)
+        assert len([n for n in names if n != "tests"]) == len(facts["profiles"])
+        page.wait("document.getElementById('trace-viewer').trackView.hasVisibleContent",
+                  "the timeline", 60)
+        page.picture(tmp_path / "chrome-tracing.png")
+
+
+def test_opens_in_holistic_trace_analysis(viewed):
+    path, facts = viewed
+    done = subprocess.run(
+        [sys.executable, harness.ROOT / "tests/lib/hta_facts.py", path],
+        env={**os.environ, "PYTHONPATH": str(packages.holistic_trace_analysis())},
+        stdout=subprocess.PIPE, check=True, timeout=300)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["valid"], found["errors"]) == (True, {})
+    assert found["slices"] == facts["slices"] == sum(found["categories"].values())
+    assert found["categories"] == {
+        name: facts["categories"][name] for name in found["categories"]}
+    assert found["depth"] == facts["depth"]
+    assert "<module> (pytest/__main__.py:1)" in found["names"]
 
 
 @needs_browser
-def test_opens_in_perfetto(run_folder, facts):
+def test_opens_in_perfetto(viewed):
     def count(what):
         return page.run_async(
             "const done = arguments[1];"
             "app.trace.engine.query('select ' + arguments[0]).then("
             "  r => done(Number(r.firstRow({n: 0}).n)), e => done(String(e)))", what)
 
-    files = {"profiler.json": (run_folder / "profiler.json").read_bytes()}
-    with server(packages.perfetto(), files) as url, browser.Browser() as page:
+    path, facts = viewed
+    with server(packages.perfetto(), {"profiler.json": path.read_bytes()}) as url, \
+            browser.Browser() as page:
         page.open(f"{url}/#!/?url={url}/profiler.json")
         page.wait("!!(window.app && app.trace && app.trace.engine)", "Perfetto has the trace", 180)
         assert count("count(*) as n from slice where category != 'stacksample'") == facts["slices"]

