@@ -42,6 +42,12 @@ uint64_t ss_arch_perf_mask(void);
 int ss_arch_from_dwarf(unsigned dwarf);
 /* Registers of a ptrace-stopped thread; false with errno. */
 bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs);
+/* The system call that a ptrace-stopped thread is about to return from; -1: none. */
+long ss_arch_ptrace_call(pid_t tid);
+/* Makes a stopped thread's system call, which our stop alone ended with EINTR, begin
+ * again where no signal handler is going to run, and return EINTR where one is: the
+ * kernel's own rule for calls that signals do not end (ERESTARTNOHAND). */
+void ss_arch_ptrace_restart(pid_t tid);
 /* Registers that a callee must preserve, as a bit mask of ss_reg. */
 uint32_t ss_arch_callee_saved(void);
 /* e_machine of the ELF files that run here. */

@@ -33,11 +33,27 @@ void ss_blocked_object(const struct ss_blocked *b, pid_t pid, struct ss_buf *out
 
 /* ---- one short stop ---------------------------------------------------------- */
 
-/* Stops `tid` by PTRACE_SEIZE + PTRACE_INTERRUPT, calls `look` while it is
- * stopped, and lets it go again in every case; a signal that arrives meanwhile
- * is delivered. At most `deadline_ms` are waited for the stop. The calling
- * thread becomes the tracer for that long. LIMIT: it did not stop in time;
- * GONE; ACCESS. `stopped_ns` (may be NULL): how long it stood still. */
+/* A stop under way. All its calls come from one thread: the tracer. */
+struct ss_stop {
+  pid_t tid;
+  int signal;          /* to hand on at the release */
+  uint64_t running_ns; /* when it was last seen running, CLOCK_MONOTONIC */
+};
+enum ss_stop_state { SS_STOP_NOT_YET, SS_STOP_STOPPED, SS_STOP_GONE };
+/* PTRACE_SEIZE + PTRACE_INTERRUPT. ACCESS: refused, or another tracer has it; GONE. */
+enum ss_err ss_stop_ask(struct ss_stop *stop, pid_t tid, struct ss_diag *diag);
+/* Never waits. After GONE there is nothing left to release. */
+enum ss_stop_state ss_stop_poll(struct ss_stop *stop);
+/* Lets a stopped thread go on; for how long it stood still, at most. A system call
+ * that only the stop has ended with EINTR begins again. */
+uint64_t ss_stop_release(struct ss_stop *stop);
+/* The process that traces `tid`, 0 none (also where `tid` is gone). */
+pid_t ss_tracer_of(pid_t tid);
+
+/* All of it: stops `tid`, calls `look` while it is stopped, and lets it go again in
+ * every case; a signal that arrives meanwhile is delivered. At most `deadline_ms`
+ * are waited for the stop. LIMIT: it did not stop in time; GONE; ACCESS.
+ * `stopped_ns` (may be NULL): how long it stood still. */
 enum ss_err ss_stop_look(pid_t tid, unsigned deadline_ms,
                          void (*look)(void *arg, const struct ss_regs *regs), void *arg,
                          uint64_t *stopped_ns, struct ss_diag *diag);

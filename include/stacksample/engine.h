@@ -66,6 +66,8 @@ enum ss_record_type {
   SS_REC_SWITCH,
   SS_REC_LOST,
   SS_REC_THROTTLE,
+  SS_REC_USAGE, /* these two come from the ptrace engine only */
+  SS_REC_REMAP, /* executable mappings of the process have changed */
   SS_REC_OTHER
 };
 struct ss_record { /* pointers are into the decoded bytes */
@@ -83,6 +85,8 @@ struct ss_record { /* pointers are into the decoded bytes */
       struct ss_regs regs;
       const unsigned char *stack; /* the valid (dyn_size) bytes from sp up */
       size_t stack_len;
+      uint32_t more; /* further periods that it stands for (ptrace) */
+      uint32_t call; /* kernel, without kernel_ips: its system call + 1; or below */
     } sample;
     struct {
       struct ss_map map; /* path not set: below */
@@ -102,8 +106,12 @@ struct ss_record { /* pointers are into the decoded bytes */
     struct {
       uint64_t count;
     } lost;
+    struct {
+      uint64_t cpu_ns, runqueue_ns; /* schedstat */
+    } usage;
   } u;
 };
+#define SS_CALL_FAULT UINT32_MAX /* sample.call: page faults */
 /* false: malformed or of a kind that we did not ask for (count it). */
 bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out);
 
@@ -119,12 +127,29 @@ struct ss_captured { /* valid until the next ss_capture_next */
 };
 struct ss_capture_counts {
   uint64_t records, samples, lost, undecodable, queue_full;
-  uint64_t own_cpu_ns; /* of the stage 1 threads */
-  bool fifo;           /* real-time priority was granted */
+  uint64_t own_cpu_ns;                        /* of the stage 1 threads */
+  bool fifo;                                  /* real-time priority was granted */
+  uint64_t stops, stop_total_ns, stop_max_ns; /* of the ptrace engine */
 };
 /* Starts the threads. Leaves a CPU's loop on POLLHUP/POLLERR. */
 enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
                              struct ss_notes *notes, struct ss_diag *diag);
+
+/* The other source of the same records, where perf is refused: one thread that
+ * watches the tree in /proc and stops running threads one after the other, for
+ * SS_STOP_BUDGET_PCT of the time at most. Blocked threads are never stopped. */
+struct ss_tracer_config {
+  uint32_t rate_hz;
+  uint32_t snapshot; /* bytes of user stack */
+  bool no_children;
+  bool held; /* `run`: the root waits for its exec, which is where it begins */
+  struct ss_notes *notes;
+};
+/* ACCESS: ptrace is refused, too. */
+enum ss_err ss_capture_start_tracer(struct ss_capture **capture, pid_t root,
+                                    const struct ss_tracer_config *config,
+                                    struct ss_diag *diag);
+const struct ss_perf_facts *ss_capture_facts(const struct ss_capture *c);
 /* What to read at samples of `tid` in `pid`; count 0 removes it. Thread-safe. */
 void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
                          const struct ss_read_plan *plan);
@@ -177,7 +202,7 @@ void ss_ledger_flush(struct ss_ledger *l);
 struct ss_pipeline;
 struct ss_pipeline_config {
   struct ss_capture *capture;
-  struct ss_perf *perf;
+  struct ss_perf *perf; /* NULL: the ptrace engine */
   struct ss_store *store;
   struct ss_notes *notes;
   pid_t root;    /* first process */

@@ -20,6 +20,7 @@
 /* How long after its time a record may still appear in a ring: the kernel takes the
  * time first and publishes last, and a virtual CPU may be paused between. */
 #define SS_SETTLE_NS (5u * 1000 * 1000)
+#define SS_STOP_BUDGET_PCT 1 /* of wall time, all threads together (ptrace engine) */
 
 /* Stacks. */
 #define SS_FRAMES_MAX 1024              /* native frames unwound per stack */

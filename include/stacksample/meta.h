@@ -49,7 +49,8 @@
 #define SS_META_ENGINE_REASON "engine_reason" /* why this one, one line, or "" */
 #define SS_META_KERNEL_METHOD                                                            \
   "kernel_method" /* "samples": kernel stacks taken;                                     \
-                     "accounted": its time only */
+                     "accounted": its time only;                                         \
+                     "stops": its time, by ptrace stops */
 #define SS_META_RATE_HZ "rate_hz"
 #define SS_META_PERIOD_NS "period_ns"
 #define SS_META_SNAPSHOT_BYTES "snapshot_bytes"

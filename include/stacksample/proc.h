@@ -144,6 +144,8 @@ struct ss_stat { /* /proc/PID/stat */
   uint64_t minflt, majflt;
   uint32_t threads;
   int processor; /* on which it last ran; -1: the line ends before that */
+  /* Of its image; 0 or 1: may not be known. An exec changes them, a fork does not. */
+  uint64_t start_code, end_code, start_stack;
 };
 /* The comm may hold anything, also ") R 1 (". */
 bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len);
@@ -157,6 +159,9 @@ bool ss_stat_ended(const struct ss_stat *st);
 /* Nanoseconds on a CPU and waiting for one; false when gone. Both are 0 for
  * ever on a kernel without CONFIG_SCHED_INFO. */
 bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns);
+/* Kilobytes of executable mappings (VmExe + VmLib of its status file): changes when
+ * code is mapped or unmapped. 0: gone, or without memory. */
+uint64_t ss_exec_kb(pid_t pid, pid_t tid);
 /* argv with NULs between; at most `max` bytes. */
 enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out);
 /* Threads of `pid`, listed again until stable or 10 passes. malloc'ed, sorted;
@@ -165,6 +170,14 @@ enum ss_err ss_tasks_list(pid_t pid, pid_t **tids, size_t *count);
 /* `root` and all its descendants at this moment, without those that ended; a
  * parent before its children. malloc'ed; SS_ERR_GONE where none is left. */
 enum ss_err ss_tree_list(pid_t root, pid_t **pids, size_t *count);
+/* Processes of the whole system that appeared since the last call, in order of their
+ * numbers; the first call gives all. Zero-initialise. */
+struct ss_newcomers {
+  pid_t *before; /* owned, sorted */
+  size_t n_before;
+};
+enum ss_err ss_newcomers_list(struct ss_newcomers *n, pid_t **pids, size_t *count);
+void ss_newcomers_release(struct ss_newcomers *n);
 /* (pid, start time): false once the process ended or the pid is somebody
  * else's (R10). */
 struct ss_identity {

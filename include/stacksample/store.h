@@ -131,6 +131,8 @@ void ss_store_time(struct ss_store *s, uint32_t thread, uint32_t phase,
 /* Facts about the run; last value wins. Keys: docs/format.md. */
 void ss_store_meta(struct ss_store *s, const char *key, const char *value);
 void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value);
+/* What was set so far; 0: nothing. */
+uint64_t ss_store_meta_number(const struct ss_store *s, const char *key);
 void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name,
                          size_t len);
 /* Rows as they stand in memory, for ss_names_resolve; false beyond the last. */

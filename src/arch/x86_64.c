@@ -10,6 +10,7 @@
 #include <asm/perf_regs.h>
 #include <elf.h>
 #include <errno.h>
+#include <stddef.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 
@@ -72,6 +73,23 @@ bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs)
                                [SS_REG_R15] = u.r15,
                            }};
   return true;
+}
+
+long ss_arch_ptrace_call(pid_t tid)
+{
+  errno = 0;
+  long nr = ptrace(PTRACE_PEEKUSER, tid, offsetof(struct user_regs_struct, orig_rax), 0);
+  return errno == 0 && nr >= 0 ? nr : -1;
+}
+
+/* include/linux/errno.h of the kernel: seen by tracers, never by the program. The
+ * arguments are still in their registers, so the number alone is what is missing
+ * (arch_do_signal_or_restart in arch/x86/kernel/signal.c puts it back). */
+void ss_arch_ptrace_restart(pid_t tid)
+{
+  const long no_handler_restarts = -514; /* -ERESTARTNOHAND */
+  (void)ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax),
+               no_handler_restarts);
 }
 
 uint32_t ss_arch_callee_saved(void)

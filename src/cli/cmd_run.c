@@ -345,7 +345,7 @@ static void start(struct ss_launch *launch, struct ss_session *s,
   struct ss_buf warning = {0};
   struct ss_diag diag = {0};
 
-  ss_session_start(s, ss_launch_pid(launch), true);
+  ss_session_start(s, ss_launch_pid(launch));
   if (ss_facts_start(s->bundle, facts, s->store, &limits, &diag) != SS_ERR_OK)
     ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
   learn_limits(deadline, &limits);

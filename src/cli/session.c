@@ -153,8 +153,8 @@ static enum ss_err open_events(struct ss_session *s, pid_t pid, bool enable_on_e
   return ss_perf_open(&s->perf, &config, pid, diag);
 }
 
-static enum ss_err start_stages(struct ss_session *s, pid_t pid, bool attached,
-                                struct ss_diag *diag)
+static enum ss_err start_pipeline(struct ss_session *s, pid_t pid, bool attached,
+                                  struct ss_diag *diag)
 {
   struct ss_pipeline_config config = {
       .store = s->store,
@@ -167,10 +167,7 @@ static enum ss_err start_stages(struct ss_session *s, pid_t pid, bool attached,
       .no_children = s->options->no_children,
       .cpu_only = s->options->cpu_only,
   };
-  enum ss_err err = ss_capture_start(&s->capture, s->perf, s->notes, diag);
 
-  if (err != SS_ERR_OK)
-    return err;
   config.capture = s->capture;
   return ss_pipeline_start(&s->pipeline, &config, diag);
 }
@@ -188,36 +185,25 @@ static void close_engine(struct ss_session *s)
 static void store_engine(struct ss_session *s)
 {
   const struct ss_perf_facts *f;
+  const char *method;
 
   ss_store_meta_u64(s->store, SS_META_RATE_HZ, s->options->rate_hz);
+  ss_store_meta(s->store, SS_META_ENGINE_REASON, s->reason);
   if (s->pipeline == NULL) {
     ss_store_meta(s->store, SS_META_ENGINE, "none");
-    ss_store_meta(s->store, SS_META_ENGINE_REASON, s->blocked.text);
     ss_store_meta(s->store, SS_META_BLOCKED, s->blocked.text);
     return;
   }
-  f = ss_perf_facts(s->perf);
-  ss_store_meta(s->store, SS_META_ENGINE, "perf");
-  ss_store_meta(s->store, SS_META_ENGINE_REASON, f->reason);
-  ss_store_meta(s->store, SS_META_KERNEL_METHOD,
-                f->kernel_samples ? "samples" : "accounted");
+  f = ss_capture_facts(s->capture);
+  method = !s->perf ? "stops" : f->kernel_samples ? "samples" : "accounted";
+  ss_store_meta(s->store, SS_META_ENGINE, s->perf ? "perf" : "ptrace");
+  ss_store_meta(s->store, SS_META_KERNEL_METHOD, method);
   ss_store_meta_u64(s->store, SS_META_PERIOD_NS, f->period_ns);
   ss_store_meta_u64(s->store, SS_META_SNAPSHOT_BYTES, f->snapshot);
-  ss_store_meta_u64(s->store, SS_META_RING_BYTES, f->ring_bytes);
-  ss_store_meta_u64(s->store, SS_META_EVENTS, f->events);
-}
-
-void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec)
-{
-  raise_own_limits();
-  if (s->options->engine == SS_ENGINE_PTRACE)
-    ss_fail(&s->blocked, SS_ERR_UNSUPPORTED, "this build has no ptrace engine");
-  else if (open_events(s, pid, enable_on_exec, &s->blocked) == SS_ERR_OK &&
-           start_stages(s, pid, false, &s->blocked) == SS_ERR_OK)
-    s->blocked = (struct ss_diag){0};
-  else
-    close_engine(s);
-  store_engine(s);
+  if (s->perf) {
+    ss_store_meta_u64(s->store, SS_META_RING_BYTES, f->ring_bytes);
+    ss_store_meta_u64(s->store, SS_META_EVENTS, f->events);
+  }
 }
 
 static bool add_tasks(struct ss_session *s, struct ss_idmap *seen, pid_t pid)
@@ -263,31 +249,90 @@ static void add_tree(struct ss_session *s, pid_t root)
   ss_idmap_release(&seen);
 }
 
+/* ---- which engine ---------------------------------------------------------------- */
+
+static enum ss_err start_perf(struct ss_session *s, pid_t root, bool attached,
+                              struct ss_diag *diag)
+{
+  enum ss_err err = open_events(s, root, !attached, diag);
+
+  if (err == SS_ERR_OK && attached)
+    add_tree(s, root);
+  if (err == SS_ERR_OK)
+    err = ss_capture_start(&s->capture, s->perf, s->notes, diag);
+  if (err == SS_ERR_OK)
+    err = start_pipeline(s, root, attached, diag);
+  if (err != SS_ERR_OK) {
+    close_engine(s);
+    return err;
+  }
+  if (attached)
+    ss_perf_enable(s->perf, true);
+  snprintf(s->reason, sizeof(s->reason), "%s", ss_perf_facts(s->perf)->reason);
+  return SS_ERR_OK;
+}
+
+static enum ss_err start_ptrace(struct ss_session *s, pid_t root, bool attached,
+                                struct ss_diag *diag)
+{
+  struct ss_tracer_config config = {
+      .rate_hz = (uint32_t)s->options->rate_hz,
+      .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
+      .no_children = s->options->no_children,
+      .held = !attached,
+      .notes = s->notes,
+  };
+  enum ss_err err = ss_capture_start_tracer(&s->capture, root, &config, diag);
+
+  if (err == SS_ERR_OK)
+    err = start_pipeline(s, root, attached, diag);
+  if (err != SS_ERR_OK)
+    close_engine(s);
+  return err;
+}
+
+/* Both refused: what was refused, and why. */
+static void block(struct ss_session *s, const struct ss_diag *perf,
+                  const struct ss_diag *ptrace)
+{
+  const char *first = perf->text, *second = ptrace->text;
+
+  (void)ss_fail(&s->blocked, ptrace->err != SS_ERR_OK ? ptrace->err : perf->err, "%s%s%s",
+                first, *first && *second ? "; " : "", second);
+  snprintf(s->reason, sizeof(s->reason), "%s", s->blocked.text);
+}
+
+static void start_engine(struct ss_session *s, pid_t root, bool attached)
+{
+  enum ss_engine_choice choice = (enum ss_engine_choice)s->options->engine;
+  struct ss_diag perf = {0}, ptrace = {0};
+
+  raise_own_limits();
+  if (choice != SS_ENGINE_PTRACE && start_perf(s, root, attached, &perf) == SS_ERR_OK)
+    choice = SS_ENGINE_PERF;
+  else if (choice != SS_ENGINE_PERF &&
+           start_ptrace(s, root, attached, &ptrace) == SS_ERR_OK)
+    snprintf(s->reason, sizeof(s->reason), "%s",
+             choice == SS_ENGINE_PTRACE ? "asked for by --engine ptrace" : perf.text);
+  else
+    block(s, &perf, &ptrace);
+  store_engine(s);
+}
+
+void ss_session_start(struct ss_session *s, pid_t pid)
+{
+  start_engine(s, pid, false);
+}
+
 void ss_session_attach(struct ss_session *s, pid_t root)
 {
-  raise_own_limits();
-  if (s->options->engine == SS_ENGINE_PTRACE) {
-    ss_fail(&s->blocked, SS_ERR_UNSUPPORTED, "this build has no ptrace engine");
-    return;
-  }
-  if (open_events(s, root, false, &s->blocked) != SS_ERR_OK) {
-    close_engine(s);
-    return;
-  }
-  add_tree(s, root);
-  if (start_stages(s, root, true, &s->blocked) == SS_ERR_OK) {
-    s->blocked = (struct ss_diag){0};
-    ss_perf_enable(s->perf, true);
-  } else {
-    close_engine(s);
-  }
-  store_engine(s);
+  start_engine(s, root, true);
 }
 
 void ss_session_announce(const struct ss_session *s)
 {
-  const struct ss_perf_facts *f;
-  const char *path = ss_bundle_path(s->bundle);
+  const char *path = ss_bundle_path(s->bundle), *kernel = "";
+  unsigned long long rate = s->options->rate_hz;
 
   if (s->options->quiet)
     return;
@@ -296,15 +341,12 @@ void ss_session_announce(const struct ss_session *s)
            s->blocked.text, path);
     return;
   }
-  f = ss_perf_facts(s->perf);
-  if (f->kernel_samples)
-    ss_say("perf engine, %llu Hz, kernel time included; writing %s",
-           (unsigned long long)s->options->rate_hz, path);
-  else
-    ss_say("perf engine, %llu Hz; kernel frames hidden%s%s%s, kernel time still counted; "
-           "writing %s",
-           (unsigned long long)s->options->rate_hz, f->reason[0] ? " (" : "", f->reason,
-           f->reason[0] ? ")" : "", path);
+  if (s->perf)
+    kernel = ss_perf_facts(s->perf)->kernel_samples
+                 ? ", kernel time included"
+                 : "; kernel frames hidden, kernel time still counted";
+  ss_say("%s engine, %llu Hz%s%s%s%s; writing %s", s->perf ? "perf" : "ptrace", rate,
+         kernel, s->reason[0] ? " (" : "", s->reason, s->reason[0] ? ")" : "", path);
 }
 
 void ss_session_clock(struct ss_session *s, uint64_t start_ns)
@@ -323,7 +365,8 @@ void ss_session_stop(struct ss_session *s, uint64_t end_ns)
   ss_store_meta_u64(s->store, SS_META_END_NS, end_ns);
   if (s->pipeline == NULL)
     return;
-  ss_perf_enable(s->perf, false);
+  if (s->perf)
+    ss_perf_enable(s->perf, false);
   ss_capture_stop(s->capture);
   ss_pipeline_stop(s->pipeline, end_ns);
 }

@@ -123,6 +123,7 @@ struct ss_session {
   struct ss_perf *perf;
   struct ss_capture *capture;
   struct ss_pipeline *pipeline;
+  char reason[256];       /* why this engine, or none; "" */
   struct ss_diag blocked; /* why nothing is sampled; OK where something is */
   uint64_t own_cpu_ns;    /* when the session began */
   uint64_t helper_cpu_ns; /* of our other processes (the witness) */
@@ -132,9 +133,10 @@ struct ss_session {
 /* The folder and profile.db. On error nothing is left behind. */
 enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_options *o,
                             struct ss_diag *diag);
-/* Opens events on `pid` and starts both stages. A refusal is no error: it is
- * kept in s->blocked, and the command runs all the same. */
-void ss_session_start(struct ss_session *s, pid_t pid, bool enable_on_exec);
+/* Starts the engine on the child that waits for its exec: perf or, where that is
+ * refused, ptrace. That both are is no error: it is kept in s->blocked, and the
+ * command runs all the same. */
+void ss_session_start(struct ss_session *s, pid_t pid);
 /* The same for a live tree: every thread of `root` and its descendants. */
 void ss_session_attach(struct ss_session *s, pid_t root);
 /* The first line on stderr: engine, rate, what limits the evidence, where. */

@@ -32,7 +32,7 @@ static void add(_Atomic uint64_t *counter, uint64_t n)
 
 /* ---- moving one record ---------------------------------------------------------- */
 
-static size_t plan_bytes(const struct ss_read_plan *plan)
+size_t ss_capture_plan_bytes(const struct ss_read_plan *plan)
 {
   uint64_t sum = 0;
   for (uint32_t i = 0; i < plan->count; i++) {
@@ -46,9 +46,8 @@ static size_t round_up(size_t n, size_t to)
   return (n + to - 1) / to * to;
 }
 
-/* Room for a record of `len` bytes and `raw` plan bytes; the header is filled. */
-static struct ss_entry *reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
-                                size_t raw, uint64_t time_ns)
+struct ss_entry *ss_capture_reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
+                                    size_t raw, uint64_t time_ns)
 {
   size_t head =
       offsetof(struct ss_entry, plan.regions) + regions * sizeof(struct ss_region);
@@ -59,6 +58,7 @@ static struct ss_entry *reserve(struct ss_cpu *cpu, size_t len, uint32_t regions
     entry->record_len = (uint32_t)len;
     entry->raw_len = 0;
     entry->rank = SS_RANK_REST;
+    entry->own = false;
     entry->time_ns = time_ns;
     entry->read_ns = 0;
     entry->plan.count = regions;
@@ -70,7 +70,7 @@ static struct ss_entry *reserve(struct ss_cpu *cpu, size_t len, uint32_t regions
 static bool report_dropped(struct ss_cpu *cpu, uint64_t time_ns)
 {
   enum { LEN = 64 };
-  struct ss_entry *entry = reserve(cpu, LEN, 0, 0, time_ns);
+  struct ss_entry *entry = ss_capture_reserve(cpu, LEN, 0, 0, time_ns);
   if (!entry) {
     return false;
   }
@@ -122,12 +122,12 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   size_t raw = 0;
   if (sample && ss_plans_get(cpu->capture->plans, peek.pid, peek.tid, &plan)) {
     ss_read_plan_stack(&plan, peek.sp, peek.stack_len);
-    raw = plan_bytes(&plan);
+    raw = ss_capture_plan_bytes(&plan);
   }
   uint32_t regions = raw > 0 ? plan.count : 0;
   struct ss_entry *entry = NULL;
   if (!sample || samples_fit(cpu)) {
-    entry = reserve(cpu, peek.compact_len, regions, raw, peek.time_ns);
+    entry = ss_capture_reserve(cpu, peek.compact_len, regions, raw, peek.time_ns);
   }
   if (!entry) {
     drop(cpu);
@@ -143,7 +143,7 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
 
 /* ---- the loop ------------------------------------------------------------------- */
 
-static void wake_stage_2(struct ss_capture *c)
+void ss_capture_wake_stage_2(struct ss_capture *c)
 {
   if (!atomic_exchange(&c->signalled, true)) {
     uint64_t one = 1;
@@ -168,7 +168,7 @@ static void drain(struct ss_cpu *cpu)
   atomic_store_explicit(&cpu->drained_ns, before, memory_order_release);
   add(&cpu->undecodable, reader->corrupt - corrupt);
   if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 4) {
-    wake_stage_2(cpu->capture);
+    ss_capture_wake_stage_2(cpu->capture);
   }
 }
 
@@ -280,13 +280,11 @@ static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
   return SS_ERR_OK;
 }
 
-enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
-                             struct ss_notes *notes, struct ss_diag *diag)
+enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
+                           struct ss_notes *notes, struct ss_diag *diag)
 {
-  *capture = NULL;
-  struct ss_perf_ring *rings;
-  size_t count = ss_perf_rings(perf, &rings);
   struct ss_capture *c = calloc(1, sizeof *c);
+  *capture = NULL;
   if (!c) {
     return ss_fail(diag, SS_ERR_NOMEM, "capture");
   }
@@ -294,13 +292,27 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
   c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   c->plans = ss_plans_new();
   c->cpus = aligned_alloc(64, round_up(count * sizeof *c->cpus, 64));
-  enum ss_err err = SS_ERR_OK;
   if (!c->plans || !c->cpus || c->wake < 0) {
-    (void)ss_fail(diag, SS_ERR_NOMEM, "capture");
-    err = SS_ERR_NOMEM;
-  } else {
-    memset(c->cpus, 0, count * sizeof *c->cpus);
+    ss_capture_free(c);
+    return ss_fail(diag, SS_ERR_NOMEM, "capture");
   }
+  memset(c->cpus, 0, count * sizeof *c->cpus);
+  *capture = c;
+  return SS_ERR_OK;
+}
+
+enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
+                             struct ss_notes *notes, struct ss_diag *diag)
+{
+  struct ss_perf_ring *rings;
+  size_t count = ss_perf_rings(perf, &rings);
+  struct ss_capture *c;
+  enum ss_err err = ss_capture_new(&c, count, notes, diag);
+  *capture = NULL;
+  if (err != SS_ERR_OK) {
+    return err;
+  }
+  c->facts = ss_perf_facts(perf);
   for (size_t i = 0; err == SS_ERR_OK && i < count; i++) {
     err = start_cpu(c, &c->cpus[i], &rings[i], diag);
   }
@@ -310,6 +322,11 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
   }
   *capture = c;
   return SS_ERR_OK;
+}
+
+const struct ss_perf_facts *ss_capture_facts(const struct ss_capture *c)
+{
+  return c->facts;
 }
 
 void ss_capture_kick(struct ss_cpu *cpu)
@@ -323,6 +340,7 @@ void ss_capture_kick(struct ss_cpu *cpu)
 void ss_capture_stop(struct ss_capture *c)
 {
   atomic_store(&c->stopping, true);
+  ss_tracer_join(c->tracer);
   for (size_t i = 0; i < c->cpu_count; i++) {
     struct ss_cpu *cpu = &c->cpus[i];
     if (cpu->started) {
@@ -333,7 +351,7 @@ void ss_capture_stop(struct ss_capture *c)
     }
   }
   atomic_store(&c->stopped, true);
-  wake_stage_2(c);
+  ss_capture_wake_stage_2(c);
 }
 
 void ss_capture_free(struct ss_capture *c)
@@ -348,6 +366,7 @@ void ss_capture_free(struct ss_capture *c)
     ss_close(&c->cpus[i].epoll);
     ss_close(&c->cpus[i].kick);
   }
+  ss_tracer_free(c->tracer);
   ss_plans_free(c->plans);
   ss_close(&c->wake);
   free(c->heap.items);
@@ -376,5 +395,8 @@ void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out
     /* The clock of a thread that has ended cannot be read any more. */
     uint64_t final = atomic_load(&cpu->own_ns);
     out->own_cpu_ns += final > 0 ? final : cpu->has_clock ? thread_cpu_ns(cpu->clock) : 0;
+  }
+  if (c->tracer) {
+    ss_tracer_counts(c->tracer, out);
   }
 }

@@ -10,6 +10,9 @@
 
 #include "engine_priv.h"
 
+struct ss_tracer;
+
+/* Where records come from: a CPU's ring, or the tracer (no ring, CPU -1). */
 struct ss_cpu {
   struct ss_queue queue; /* first: has its own cache lines */
   struct ss_capture *capture;
@@ -47,7 +50,9 @@ struct ss_capture {
   size_t cpu_count;
   struct ss_plans *plans;
   struct ss_notes *notes;
-  int wake; /* eventfd: a queue fills up, or the end */
+  const struct ss_perf_facts *facts; /* of the source */
+  struct ss_tracer *tracer;          /* NULL: rings */
+  int wake;                          /* eventfd: a queue fills up, or the end */
   _Atomic bool signalled, stopping, stopped;
   /* Stage 2 only. */
   struct ss_heap heap;
@@ -59,7 +64,34 @@ struct ss_capture {
   _Atomic uint64_t undecodable;
 };
 
+/* A capture with room for `count` sources and none started. */
+enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
+                           struct ss_notes *notes, struct ss_diag *diag);
 void ss_capture_kick(struct ss_cpu *cpu);
+void ss_capture_wake_stage_2(struct ss_capture *c);
+/* Room for a record of `len` bytes and `raw` plan bytes; the header is filled. */
+struct ss_entry *ss_capture_reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
+                                    size_t raw, uint64_t time_ns);
+size_t ss_capture_plan_bytes(const struct ss_read_plan *plan);
+
+/* own_record.c: a record as a struct, with `tail` (the stack, or the name) behind. */
+struct ss_own_record {
+  struct ss_record rec;
+  const void *tail;
+  size_t tail_len;
+  const struct ss_read_plan *plan; /* NULL: none */
+  const void *raw;
+  size_t raw_len;
+  uint64_t read_ns;
+};
+/* false: no room; counted as lost. */
+bool ss_own_record_put(struct ss_cpu *cpu, const struct ss_own_record *own);
+bool ss_own_record_get(const void *bytes, size_t len, struct ss_record *out);
+
+/* tracer.c */
+void ss_tracer_join(struct ss_tracer *t);
+void ss_tracer_free(struct ss_tracer *t);
+void ss_tracer_counts(const struct ss_tracer *t, struct ss_capture_counts *out);
 
 static inline unsigned char *ss_entry_raw(struct ss_entry *e)
 {

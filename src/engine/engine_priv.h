@@ -113,6 +113,7 @@ struct ss_entry {      /* followed by record bytes, then raw bytes, each 8-align
   uint32_t record_len; /* 0: padding at the end of the ring */
   uint32_t raw_len;
   uint8_t rank;
+  bool own;  /* the record is of our own making: own_record.c */
   bool done; /* handed out and released (stage 2 only) */
   uint64_t time_ns;
   uint64_t read_ns;

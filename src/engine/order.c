@@ -86,6 +86,11 @@ static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
 static void advance(struct ss_capture *c, struct ss_cpu *cpu, uint64_t now)
 {
   uint64_t drained = atomic_load_explicit(&cpu->drained_ns, memory_order_acquire);
+  if (!cpu->reader.ring) { /* the tracer: in order but for births */
+    take_all(c, cpu);
+    cpu->bound_ns = drained;
+    return;
+  }
   bool empty = atomic_load_explicit(&cpu->consumed, memory_order_acquire) ==
                ss_perf_ring_head(cpu->reader.ring);
   take_all(c, cpu);
@@ -148,7 +153,9 @@ static bool decode(struct ss_entry *entry, struct ss_captured *out)
   out->raw = ss_entry_raw(entry);
   out->raw_len = entry->raw_len;
   out->read_ns = entry->read_ns;
-  return ss_record_decode(ss_entry_record(entry), entry->record_len, &out->rec);
+  const void *bytes = ss_entry_record(entry);
+  return entry->own ? ss_own_record_get(bytes, entry->record_len, &out->rec)
+                    : ss_record_decode(bytes, entry->record_len, &out->rec);
 }
 
 bool ss_capture_next(struct ss_capture *c, struct ss_captured *out)

@@ -113,6 +113,12 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
     ss_note(p->config.notes,
             "the kernel throttled sampling: fewer samples than the rate asks");
     break;
+  case SS_REC_USAGE:
+    ss_tracked_usage(p, rec);
+    break;
+  case SS_REC_REMAP:
+    ss_tracked_remap(p, rec);
+    break;
   case SS_REC_OTHER:
     break;
   }
@@ -227,7 +233,7 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   if (p == NULL)
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
   p->config = *config;
-  p->facts = *ss_perf_facts(config->perf);
+  p->facts = *ss_capture_facts(config->capture);
   pthread_mutex_init(&p->now_lock, NULL);
   p->window_ns = ss_now_ns();
   p->paths = ss_paths_new();
@@ -263,6 +269,20 @@ void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns)
   ss_ledger_flush(p->ledger);
 }
 
+/* Dumps have told theirs already. */
+static void add_stops(struct ss_store *store, const struct ss_capture_counts *counts)
+{
+  uint64_t max_ns = ss_store_meta_number(store, SS_META_STOP_MAX_NS);
+
+  ss_store_meta_u64(store, SS_META_STOPS,
+                    ss_store_meta_number(store, SS_META_STOPS) + counts->stops);
+  ss_store_meta_u64(store, SS_META_STOP_TOTAL_NS,
+                    ss_store_meta_number(store, SS_META_STOP_TOTAL_NS) +
+                        counts->stop_total_ns);
+  ss_store_meta_u64(store, SS_META_STOP_MAX_NS,
+                    counts->stop_max_ns > max_ns ? counts->stop_max_ns : max_ns);
+}
+
 void ss_pipeline_finish(struct ss_pipeline *p)
 {
   struct ss_store *store = p->config.store;
@@ -270,12 +290,14 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   struct ss_diag diag = {0};
 
   ss_capture_counts(p->config.capture, &counts);
+  add_stops(store, &counts);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED,
                     p->n_rejected + counts.undecodable + p->py_counts.rejected);
   ss_store_meta_u64(store, SS_META_AUDIT_CHECKED, p->n_audited);
   ss_store_meta_u64(store, SS_META_AUDIT_DIFFER, p->n_audit_differs);
-  ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
+  if (p->config.perf)
+    ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
   ss_store_meta(store, SS_META_REALTIME_READER, counts.fifo ? "yes" : "no");
   if (ss_names_resolve(store, p->modules, &diag) != SS_ERR_OK)
     ss_note(p->config.notes, "some names are missing: %s", diag.text);

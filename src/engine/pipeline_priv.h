@@ -119,6 +119,9 @@ void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_comm(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_ns);
 void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec);
+void ss_tracked_usage(struct ss_pipeline *p, const struct ss_record *rec);
+/* Reads the mappings of the record's process again. */
+void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns);
 /* After a gap in the records: each may have run. */
 void ss_tracked_all_ran(struct ss_pipeline *p);

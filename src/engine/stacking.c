@@ -66,12 +66,27 @@ static uint32_t kernel_frame(struct ss_pipeline *p, uint64_t ip)
   return frame;
 }
 
+/* Where no kernel stack can be seen: what the thread was in the kernel for. */
+static uint32_t kernel_call(struct ss_pipeline *p, uint32_t call)
+{
+  const char *name =
+      call == SS_CALL_FAULT ? "page fault" : ss_arch_syscall((long)call - 1).name;
+  char text[64];
+
+  snprintf(text, sizeof(text), "[kernel: %s]", name && call ? name : "unknown");
+  return named_frame(p, SS_FRAME_SYNTHETIC, text);
+}
+
 static void push_kernel(struct path *path, const struct ss_record *rec)
 {
   struct ss_cursor c =
       ss_cursor_init(rec->u.sample.kernel_ips, rec->u.sample.n_kernel * sizeof(uint64_t));
   size_t before = path->n;
 
+  if (path->p->config.perf == NULL) {
+    push(path, kernel_call(path->p, rec->u.sample.call), 0);
+    return;
+  }
   while (c.left >= sizeof(uint64_t)) {
     uint64_t ip = ss_read_u64(&c);
     if (ip < CALLCHAIN_MARKER)
@@ -391,7 +406,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   keep_outer(p, t, &user);
   row = (struct ss_sample_row){
       .time_ns = rec->time_ns,
-      .weight_ns = p->facts.period_ns,
+      .weight_ns = p->facts.period_ns * (1 + (uint64_t)rec->u.sample.more),
       .thread = t->id,
       .stack = store_path(&path),
       .phase = ss_phases_at(t->process, rec->time_ns),
@@ -401,7 +416,8 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
       .merge = (uint8_t)user.merge,
   };
   ss_store_sample(p->config.store, &row);
-  ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row.state);
+  for (uint32_t i = 0; i <= rec->u.sample.more; i++)
+    ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row.state);
   t->ran = true;
   t->samples++;
   count_now(p, rec->time_ns, (enum ss_state)row.state);

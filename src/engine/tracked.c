@@ -232,7 +232,7 @@ static void newborn(struct ss_pipeline *p, const struct ss_record *rec)
   struct ss_thread *t =
       thread_get(p, rec->pid, rec->tid, rec->time_ns, false, rec->u.task.ptid);
 
-  if (t)
+  if (t && p->facts.switches)
     ss_ledger_switch(t->ledger, rec->time_ns, true, true);
 }
 
@@ -361,6 +361,25 @@ struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t n
   if (ss_maps_load(&proc->maps, proc->pid, NULL) != SS_ERR_OK)
     return NULL;
   return ss_maps_find(&proc->maps, addr);
+}
+
+void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_process *proc = process_find(p, rec->pid);
+
+  if (proc == NULL || proc->maps_read_ns == 0) /* read when first needed */
+    return;
+  proc->maps_read_ns = ss_now_ns();
+  (void)ss_maps_load(&proc->maps, proc->pid, NULL);
+}
+
+void ss_tracked_usage(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  struct ss_thread *t = thread_find(p, rec->tid);
+
+  if (t && t->process->pid == rec->pid)
+    ss_ledger_schedstat(t->ledger, rec->time_ns, rec->u.usage.cpu_ns,
+                        rec->u.usage.runqueue_ns);
 }
 
 void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)

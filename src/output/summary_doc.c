@@ -403,6 +403,15 @@ static void put_known_count(struct ss_buf *out, const struct ss_profile *p,
   ss_put_count(out, ss_profile_meta_u64(p, key, 0));
 }
 
+static const char *kernel_method_text(const char *method)
+{
+  if (strcmp(method, "samples") == 0)
+    return "sampled with its stacks";
+  if (strcmp(method, "stops") == 0)
+    return "as the kernel accounts it, under the user stacks of our stops (ptrace)";
+  return "accounted, without its stacks (perf_event_paranoid)";
+}
+
 static void samples_para(struct ss_doc *d, const struct ss_figures *f)
 {
   const char *method = ss_profile_meta(f->p, SS_META_KERNEL_METHOD);
@@ -418,9 +427,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
   ss_buf_addc(&text, '.');
   if (method)
-    ss_buf_addf(&text, " Kernel time is %s.",
-                f->faults_known ? "sampled with its stacks"
-                                : "accounted, without its stacks (perf_event_paranoid)");
+    ss_buf_addf(&text, " Kernel time is %s.", kernel_method_text(method));
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -64,15 +65,28 @@ enum stat_field {
   F_START,
   F_COUNT
 };
-/* Field 39, the processor, behind those; not needed to know who somebody is. */
-enum { SKIPPED_TO_PROCESSOR = 16 };
+/* Those behind; not needed to know who somebody is. */
+enum stat_more {
+  F_VSIZE,
+  F_RSS,
+  F_RSS_LIMIT,
+  F_START_CODE,
+  F_END_CODE,
+  F_START_STACK,
+  F_PROCESSOR = 16,
+  F_MORE_COUNT
+};
 
-static int parse_processor(struct ss_cursor *c)
+static void parse_more(struct ss_stat *st, struct ss_cursor *c)
 {
-  uint64_t processor = 0;
-  for (int i = 0; i <= SKIPPED_TO_PROCESSOR; i++)
-    processor = read_decimal(c);
-  return c->failed || processor > INT32_MAX ? -1 : (int)processor;
+  uint64_t f[F_MORE_COUNT] = {0};
+  for (int i = 0; i < F_MORE_COUNT; i++)
+    f[i] = read_decimal(c);
+  bool known = !c->failed && f[F_PROCESSOR] <= INT32_MAX;
+  st->processor = known ? (int)f[F_PROCESSOR] : -1;
+  st->start_code = c->failed ? 0 : f[F_START_CODE];
+  st->end_code = c->failed ? 0 : f[F_END_CODE];
+  st->start_stack = c->failed ? 0 : f[F_START_STACK];
 }
 
 static bool parse_head(struct ss_stat *st, struct ss_cursor *c, const char *text,
@@ -119,7 +133,7 @@ bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len)
   st->stime_ticks = f[F_STIME];
   st->threads = (uint32_t)f[F_THREADS];
   st->start_ticks = f[F_START];
-  st->processor = parse_processor(&c);
+  parse_more(st, &c);
   return true;
 }
 
@@ -174,6 +188,20 @@ bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns
   *cpu_ns = cpu;
   *wait_ns = wait;
   return true;
+}
+
+static uint64_t status_kb(const char *text, const char *name)
+{
+  const char *line = strstr(text, name);
+  return line ? strtoull(line + strlen(name), NULL, 10) : 0;
+}
+
+uint64_t ss_exec_kb(pid_t pid, pid_t tid)
+{
+  char text[4096];
+  size_t len = read_small(pid, tid, "status", text, sizeof text - 1);
+  text[len] = '\0';
+  return status_kb(text, "\nVmExe:") + status_kb(text, "\nVmLib:");
 }
 
 enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out)

@@ -198,3 +198,37 @@ enum ss_err ss_tree_list(pid_t root, pid_t **pids, size_t *count)
 {
   return list_stable(list_tree, root, pids, count);
 }
+
+/* ---- newcomers ---------------------------------------------------------------- */
+
+enum ss_err ss_newcomers_list(struct ss_newcomers *n, pid_t **pids, size_t *count)
+{
+  struct pids now = {0}, fresh = {0};
+  enum ss_err err = list_folder("/proc", 1u << 22, &now);
+  size_t b = 0;
+  for (size_t i = 0; err == SS_ERR_OK && i < now.count; i++) {
+    while (b < n->n_before && n->before[b] < now.items[i])
+      b++;
+    bool known = b < n->n_before && n->before[b] == now.items[i];
+    if (!known && !pids_add(&fresh, now.items[i]))
+      err = SS_ERR_NOMEM;
+  }
+  if (err == SS_ERR_OK) {
+    free(n->before);
+    n->before = now.items;
+    n->n_before = now.count;
+  } else {
+    free(now.items);
+    free(fresh.items);
+    fresh = (struct pids){0};
+  }
+  *pids = fresh.items;
+  *count = fresh.count;
+  return err;
+}
+
+void ss_newcomers_release(struct ss_newcomers *n)
+{
+  free(n->before);
+  *n = (struct ss_newcomers){0};
+}

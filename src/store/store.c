@@ -338,6 +338,15 @@ void ss_store_meta(struct ss_store *s, const char *key, const char *value)
   ss_store_mark(s, SS_T_META, id);
 }
 
+uint64_t ss_store_meta_number(const struct ss_store *s, const char *key)
+{
+  for (uint32_t id = 0; id < s->n_meta; id++) {
+    if (strcmp(s->meta[id].key, key) == 0 && s->meta[id].value)
+      return strtoull(s->meta[id].value, NULL, 10);
+  }
+  return 0;
+}
+
 void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value)
 {
   char text[24];

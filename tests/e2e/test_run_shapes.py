@@ -12,6 +12,7 @@ import pytest
 
 import check_trace
 import harness
+from deny_perf import denied
 from harness import PYTHON, STACKSAMPLE, bundle, command, run
 from profiledb import Profile, folded
 
@@ -245,9 +246,9 @@ def test_rate_1000(out, project):
     sums_hold(folder)
 
 
-def test_engine_that_is_not_there_runs_the_command(out, project):
-    words = [*PYTEST, "-q", "test_failing.py"]
-    done = run(command(out, *words, options=["--engine", "ptrace"]), cwd=project)
+def test_without_any_engine_the_command_runs(out, project):
+    words = command(out, *PYTEST, "-q", "test_failing.py")
+    done = run(denied(*words, ptrace=True), cwd=project)
     assert done.returncode == 1 and b"1 failed" in done.stdout
     folder = bundle(out)
     assert (folder / "pytest.log").read_bytes() == done.stdout

@@ -1,0 +1,85 @@
+/*
+ * The ptrace engine's own state, shared by its two halves: tracer_tree.c (who lives,
+ * who has run) and tracer.c (stops). All of it belongs to the one tracer thread.
+ */
+#ifndef STACKSAMPLE_TRACER_PRIV_H
+#define STACKSAMPLE_TRACER_PRIV_H
+
+#include "capture_priv.h"
+#include "stacksample/blocked.h"
+
+struct ss_watched { /* a process */
+  pid_t pid, ppid;
+  int pidfd;           /* -1: not to be had (before Linux 5.3) */
+  bool held;           /* has not exec'ed the command yet: not looked at */
+  uint64_t image;      /* what an exec changes; 0 unknown */
+  uint64_t exec_kb;    /* of executable mappings */
+  uint64_t exec_kb_ns; /* when it was read */
+  uint64_t checked_ns; /* when its leader was last looked at */
+  struct ss_mem_live live;
+  bool said_traced;
+  struct ss_watched *next;
+};
+
+struct ss_runner { /* a thread */
+  struct ss_watched *process;
+  pid_t tid;
+  int schedstat; /* kept open; -1: opened each time */
+  char comm[64];
+  bool gone, leader_ended;
+  uint64_t cpu_ns, runqueue_ns;     /* as last read */
+  uint64_t sampled_ns;              /* CPU time that samples stand for */
+  uint64_t told_cpu_ns, told_at_ns; /* in the last USAGE record */
+  uint32_t idle, skip;              /* ticks without CPU time; ticks not to look */
+  /* Kernel time, in the kernel's own ticks. */
+  bool split_known;
+  uint64_t stime_ns, minflt; /* as last read */
+  int64_t kernel_owed_ns;    /* kernel time that no sample stands for yet */
+  uint64_t faults;           /* since the last kernel sample */
+  uint64_t refused_ns;       /* until then it is not asked again */
+  bool stopping;
+  struct ss_stop stop;
+};
+
+struct ss_tracer {
+  struct ss_tracer_config config;
+  struct ss_perf_facts facts;
+  struct ss_capture *capture;
+  struct ss_cpu *cpu; /* its queue */
+  pid_t root;
+  pthread_t thread;
+  bool started;
+
+  struct ss_watched *processes;
+  struct ss_runner **runners;
+  size_t count, cap;
+  size_t turn; /* whose turn it is to be stopped */
+  struct ss_idmap by_pid, by_tid;
+  struct ss_newcomers newcomers;
+  int loadavg;           /* descriptor */
+  uint64_t last_pid;     /* as read there */
+  uint64_t listed_ns;    /* when the tree was last listed */
+  uint64_t list_cost_ns; /* of that listing */
+  uint64_t bound_ns;     /* published: no record is older */
+  size_t kept_open;
+
+  size_t stopping; /* threads that have been asked to stop */
+  uint64_t start_ns;
+  uint64_t budget_used_ns, merged_for_budget;
+  uint64_t random;
+  unsigned char *stack, *raw;
+  _Atomic uint64_t stops, stop_total_ns, stop_max_ns;
+};
+
+/* tracer_tree.c */
+bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag);
+/* One round: who is new, who has ended, who has run. */
+void ss_watch_look(struct ss_tracer *t, uint64_t now_ns);
+void ss_watch_release(struct ss_tracer *t);
+/* What a fresh stat line of a thread tells: exec, name, kernel time. */
+void ss_watch_stat(struct ss_tracer *t, struct ss_runner *r, const struct ss_stat *st);
+/* CPU time as the kernel has it now, told to stage 2 once in a while. */
+void ss_watch_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
+void ss_watch_put(struct ss_tracer *t, const struct ss_record *rec, const char *name);
+
+#endif
