@@ -124,6 +124,11 @@ struct ss_captured { /* valid until the next ss_capture_next */
   const unsigned char *raw; /* plan bytes read */
   size_t raw_len;
   uint64_t read_ns; /* when they were read */
+  /* What the plan's chase read: regions, and their bytes without gaps. */
+  const struct ss_region *chased;
+  size_t chased_count;
+  const unsigned char *chased_raw;
+  size_t chased_len;
 };
 struct ss_capture_counts {
   uint64_t records, samples, lost, undecodable, queue_full;
@@ -153,6 +158,8 @@ const struct ss_perf_facts *ss_capture_facts(const struct ss_capture *c);
 /* What to read at samples of `tid` in `pid`; count 0 removes it. Thread-safe. */
 void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
                          const struct ss_read_plan *plan);
+/* Objects that stage 1's chases need not read: stage 2 marks them. */
+struct ss_seen *ss_capture_seen(struct ss_capture *c);
 /* Sleeps until there is something to take or timeout_ms have passed. */
 void ss_capture_wait(struct ss_capture *c, int timeout_ms);
 /* The next record of all CPUs in time order, as far as no earlier one can still

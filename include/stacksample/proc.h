@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "stacksample/buf.h"
+#include "stacksample/chase.h"
 #include "stacksample/error.h"
 
 /* ---- memory: the one bounded reader ------------------------------------ */
@@ -19,10 +20,13 @@
  * were readable (0: none). Never faults. */
 struct ss_mem {
   size_t (*read)(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len);
+  /* NULL: memory as it is now. Else: are these bytes a copy made before. */
+  bool (*holds)(const struct ss_mem *mem, uint64_t addr, size_t len);
 };
 
 size_t ss_mem_read(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len);
 bool ss_mem_get(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len);
+bool ss_mem_holds(const struct ss_mem *mem, uint64_t addr, size_t len);
 bool ss_mem_u64(const struct ss_mem *mem, uint64_t addr, uint64_t *value);
 bool ss_mem_u32(const struct ss_mem *mem, uint64_t addr, uint32_t *value);
 
@@ -67,6 +71,7 @@ struct ss_read_plan {
    * copy does not reach so far; 0, 0: none. ss_read_plan_stack makes regions of it. */
   uint64_t stack_from, stack_end;
   struct ss_region regions[16];
+  struct ss_chase chase; /* followed after these have been read; start 0: none */
 };
 /* Bytes read into `buf`, region after region without gaps; 0 on error. */
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
@@ -75,7 +80,10 @@ size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
  * copy's last SS_STACK_OVERLAP bytes, by which the two are joined. Nothing where
  * there is no room, or where `sp` is on another stack. */
 void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len);
-/* The spans of `got` bytes in `buf` that such a run filled; count written. */
+/* The spans of `got` bytes in `buf` that reads of regions filled, one after the
+ * other; count written. */
+size_t ss_region_spans(const struct ss_region *regions, size_t count, const void *buf,
+                       size_t got, struct ss_span *spans, size_t cap);
 size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf, size_t got,
                           struct ss_span *spans, size_t cap);
 

@@ -62,13 +62,16 @@ struct ss_py; /* the interpreter(s) of one process image */
 enum ss_err ss_py_open(struct ss_py **py, const struct ss_unwind_space *space,
                        struct ss_diag *diag);
 void ss_py_free(struct ss_py *py);
+/* Code objects that need not be read at every sample are marked in `seen`, which is
+ * borrowed; never called: none are, and plans have no chase. */
+void ss_py_vouch_in(struct ss_py *py, struct ss_seen *seen);
 const char *ss_py_version(const struct ss_py *py); /* "3.11.2" */
 const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
 
-/* What stage 1 must read at a sample of thread `tid`: appended to `plan`
- * (thread state, used part of the data stack). Refreshed by every merge; ask
- * again when ss_py_plan_generation(py, tid) has changed. false: no thread
- * state known for `tid` (yet). */
+/* What stage 1 must read at a sample of thread `tid`: appended to `plan` (thread
+ * state, GIL, used part of the data stack; the chain of frames to chase). Refreshed by
+ * every merge; ask again when ss_py_plan_generation(py, tid) has changed. false: no
+ * thread state known for `tid` (yet). */
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
 

@@ -57,6 +57,8 @@ struct ss_entry *ss_capture_reserve(struct ss_cpu *cpu, size_t len, uint32_t reg
     entry->size = (uint32_t)size;
     entry->record_len = (uint32_t)len;
     entry->raw_len = 0;
+    entry->chased = 0;
+    entry->chased_len = 0;
     entry->rank = SS_RANK_REST;
     entry->own = false;
     entry->time_ns = time_ns;
@@ -95,6 +97,42 @@ static bool samples_fit(const struct ss_cpu *cpu)
   return ss_queue_used(&cpu->queue) <= SS_QUEUE_BYTES / 8 * 7;
 }
 
+/* Bytes that a chase may need in an entry. */
+static size_t chase_room(const struct ss_read_plan *plan)
+{
+  return plan->chase.start != 0
+             ? SS_CHASE_REGIONS * sizeof(struct ss_region) + SS_CHASE_BYTES + 16
+             : 0;
+}
+
+/* Follows the list that begins in what the plan has read, and gives back the room
+ * that was not needed. */
+static void run_chase(struct ss_cpu *cpu, struct ss_entry *entry,
+                      const struct ss_read_plan *plan, const void *record,
+                      const struct ss_record_peek *peek)
+{
+  struct ss_span spans[SS_PLAN_REGIONS_MAX + 1];
+  struct ss_mem_spans known;
+  struct ss_region *regions = ss_entry_chased(entry);
+  struct ss_chased out = {.regions = regions,
+                          .bytes = (unsigned char *)(regions + SS_CHASE_REGIONS)};
+  size_t count = 0;
+  if (peek->sp != 0 && peek->stack_len > 0) {
+    spans[count++] = (struct ss_span){peek->sp, peek->stack_len,
+                                      (const unsigned char *)record + peek->stack_at};
+  }
+  count += ss_read_plan_spans(plan, ss_entry_raw(entry), entry->raw_len, spans + count,
+                              SS_PLAN_REGIONS_MAX);
+  ss_mem_spans_init(&known, spans, count, NULL);
+  ss_chase_run(&plan->chase, peek->pid, &known.mem, cpu->capture->seen, entry->read_ns,
+               &out);
+  memmove(regions + out.count, out.bytes, out.len);
+  entry->chased = (uint16_t)out.count;
+  entry->chased_len = out.len;
+  unsigned char *end = (unsigned char *)(regions + out.count) + out.len;
+  entry->size = (uint32_t)round_up((size_t)(end - (unsigned char *)entry), 16);
+}
+
 static void read_plan(struct ss_entry *entry, const struct ss_read_plan *plan, size_t raw,
                       pid_t pid)
 {
@@ -127,7 +165,8 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   uint32_t regions = raw > 0 ? plan.count : 0;
   struct ss_entry *entry = NULL;
   if (!sample || samples_fit(cpu)) {
-    entry = ss_capture_reserve(cpu, peek.compact_len, regions, raw, peek.time_ns);
+    entry = ss_capture_reserve(cpu, peek.compact_len, regions,
+                               raw + (raw > 0 ? chase_room(&plan) : 0), peek.time_ns);
   }
   if (!entry) {
     drop(cpu);
@@ -136,6 +175,9 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   entry->rank = (uint8_t)peek.rank;
   if (raw > 0) {
     read_plan(entry, &plan, raw, peek.pid);
+  }
+  if (raw > 0 && plan.chase.start != 0) {
+    run_chase(cpu, entry, &plan, bytes, &peek);
   }
   ss_record_compact(bytes, len, &peek, ss_entry_record(entry));
   ss_queue_commit(&cpu->queue, entry);
@@ -291,8 +333,9 @@ enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
   c->notes = notes;
   c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   c->plans = ss_plans_new();
+  c->seen = ss_seen_new();
   c->cpus = aligned_alloc(64, round_up(count * sizeof *c->cpus, 64));
-  if (!c->plans || !c->cpus || c->wake < 0) {
+  if (!c->plans || !c->seen || !c->cpus || c->wake < 0) {
     ss_capture_free(c);
     return ss_fail(diag, SS_ERR_NOMEM, "capture");
   }
@@ -368,6 +411,7 @@ void ss_capture_free(struct ss_capture *c)
   }
   ss_tracer_free(c->tracer);
   ss_plans_free(c->plans);
+  ss_seen_free(c->seen);
   ss_close(&c->wake);
   free(c->heap.items);
   free(c->cpus);
@@ -378,6 +422,11 @@ void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
                          const struct ss_read_plan *plan)
 {
   ss_plans_set(c->plans, pid, tid, plan);
+}
+
+struct ss_seen *ss_capture_seen(struct ss_capture *c)
+{
+  return c->seen;
 }
 
 void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out)

@@ -49,6 +49,7 @@ struct ss_capture {
   struct ss_cpu *cpus;
   size_t cpu_count;
   struct ss_plans *plans;
+  struct ss_seen *seen;
   struct ss_notes *notes;
   const struct ss_perf_facts *facts; /* of the source */
   struct ss_tracer *tracer;          /* NULL: rings */
@@ -96,6 +97,12 @@ void ss_tracer_counts(const struct ss_tracer *t, struct ss_capture_counts *out);
 static inline unsigned char *ss_entry_raw(struct ss_entry *e)
 {
   return ss_entry_record(e) + (e->record_len + 7u) / 8u * 8u;
+}
+
+/* Behind the raw bytes: SS_CHASE_REGIONS of them while it is written. */
+static inline struct ss_region *ss_entry_chased(struct ss_entry *e)
+{
+  return (struct ss_region *)(void *)(ss_entry_raw(e) + (e->raw_len + 7u) / 8u * 8u);
 }
 
 #endif

@@ -108,10 +108,13 @@ bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
 
 /* ---- the queue of one CPU: stage 1 writes, stage 2 reads ------------------------ */
 
-struct ss_entry {      /* followed by record bytes, then raw bytes, each 8-aligned */
-  uint32_t size;       /* of the whole entry */
+struct ss_entry { /* followed by the record's bytes, raw bytes, regions of the chase and
+                   * their bytes, each 8-aligned */
+  uint32_t size;  /* of the whole entry */
   uint32_t record_len; /* 0: padding at the end of the ring */
   uint32_t raw_len;
+  uint32_t chased_len;
+  uint16_t chased; /* regions */
   uint8_t rank;
   bool own;  /* the record is of our own making: own_record.c */
   bool done; /* handed out and released (stage 2 only) */

@@ -153,6 +153,10 @@ static bool decode(struct ss_entry *entry, struct ss_captured *out)
   out->raw = ss_entry_raw(entry);
   out->raw_len = entry->raw_len;
   out->read_ns = entry->read_ns;
+  out->chased = ss_entry_chased(entry);
+  out->chased_count = entry->chased;
+  out->chased_raw = (const unsigned char *)(out->chased + entry->chased);
+  out->chased_len = entry->chased_len;
   const void *bytes = ss_entry_record(entry);
   return entry->own ? ss_own_record_get(bytes, entry->record_len, &out->rec)
                     : ss_record_decode(bytes, entry->record_len, &out->rec);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine_priv.h"
 #include "stacksample/buf.h"
@@ -33,6 +34,7 @@ struct node {
     _Atomic uint64_t addr;
     _Atomic uint32_t len;
   } regions[SS_PLAN_REGIONS_MAX];
+  _Atomic uint64_t chase[SS_CHASE_WORDS];
   struct node *_Atomic next;
 };
 
@@ -87,6 +89,23 @@ static struct node *unused_node(struct ss_plans *plans)
   return node;
 }
 
+static void write_chase(struct node *node, const struct ss_read_plan *plan)
+{
+  uint64_t words[SS_CHASE_WORDS] = {0};
+  if (plan)
+    memcpy(words, &plan->chase, sizeof words);
+  for (int i = 0; i < SS_CHASE_WORDS; i++)
+    atomic_store_explicit(&node->chase[i], words[i], memory_order_relaxed);
+}
+
+static void read_chase(const struct node *node, struct ss_read_plan *out)
+{
+  uint64_t words[SS_CHASE_WORDS];
+  for (int i = 0; i < SS_CHASE_WORDS; i++)
+    words[i] = atomic_load_explicit(&node->chase[i], memory_order_relaxed);
+  memcpy(&out->chase, words, sizeof words);
+}
+
 static void write_node(struct node *node, pid_t pid, pid_t tid,
                        const struct ss_read_plan *plan)
 {
@@ -107,6 +126,7 @@ static void write_node(struct node *node, pid_t pid, pid_t tid,
     atomic_store_explicit(&node->regions[i].len, plan->regions[i].len,
                           memory_order_relaxed);
   }
+  write_chase(node, plan);
   atomic_store_explicit(&node->version, version + 2, memory_order_release);
 }
 
@@ -126,6 +146,7 @@ static bool read_node(const struct node *node, pid_t pid, pid_t tid,
     out->regions[i].len =
         atomic_load_explicit(&node->regions[i].len, memory_order_relaxed);
   }
+  read_chase(node, out);
   atomic_thread_fence(memory_order_acquire);
   return same && version % 2 == 0 &&
          atomic_load_explicit(&node->version, memory_order_relaxed) == version;

@@ -232,6 +232,7 @@ static struct ss_py *python_of(struct ss_pipeline *p, struct ss_process *proc)
   err = ss_py_open(&proc->py, &proc->space, &why);
   if (err == SS_ERR_OK) {
     const char *version = ss_py_version(proc->py);
+    ss_py_vouch_in(proc->py, ss_capture_seen(p->config.capture));
     proc->row.python = ss_store_string(p->config.store, version, strlen(version));
     ss_store_process_update(p->config.store, proc->id, &proc->row);
   } else if (err != SS_ERR_GONE) {
@@ -375,7 +376,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
 {
   const struct ss_record *rec = &captured->rec;
   struct ss_thread *t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, true);
-  struct ss_span spans[SS_PLAN_REGIONS_MAX];
+  struct ss_span spans[SS_PLAN_REGIONS_MAX + SS_CHASE_REGIONS];
   struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
   struct path path = {.p = p};
   struct ss_mem_spans mem, at_sample;
@@ -388,6 +389,9 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   }
   n_spans = ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len, spans,
                                SS_PLAN_REGIONS_MAX);
+  n_spans +=
+      ss_region_spans(captured->chased, captured->chased_count, captured->chased_raw,
+                      captured->chased_len, spans + n_spans, SS_CHASE_REGIONS);
   ss_mem_spans_init(&mem, spans, n_spans, &t->process->live.mem);
   ss_mem_spans_init(&at_sample, spans, n_spans, NULL);
   if (rec->u.sample.kernel)

@@ -40,6 +40,11 @@ bool ss_mem_get(const struct ss_mem *mem, uint64_t addr, void *buf, size_t len)
   return ss_mem_read(mem, addr, buf, len) == len;
 }
 
+bool ss_mem_holds(const struct ss_mem *mem, uint64_t addr, size_t len)
+{
+  return mem->holds && mem->holds(mem, addr, len);
+}
+
 bool ss_mem_u64(const struct ss_mem *mem, uint64_t addr, uint64_t *value)
 {
   return ss_mem_get(mem, addr, value, sizeof *value);
@@ -235,11 +240,20 @@ static size_t spans_read(const struct ss_mem *mem, uint64_t addr, void *buf, siz
   return done;
 }
 
+static bool spans_hold(const struct ss_mem *mem, uint64_t addr, size_t len)
+{
+  const struct ss_mem_spans *m = (const struct ss_mem_spans *)mem;
+  const struct ss_span *s = span_at(m, addr);
+  return s && len <= s->len - (size_t)(addr - s->addr);
+}
+
 void ss_mem_spans_init(struct ss_mem_spans *m, const struct ss_span *spans, size_t count,
                        const struct ss_mem *behind)
 {
-  *m = (struct ss_mem_spans){
-      .mem = {.read = spans_read}, .spans = spans, .count = count, .behind = behind};
+  *m = (struct ss_mem_spans){.mem = {.read = spans_read, .holds = spans_hold},
+                             .spans = spans,
+                             .count = count,
+                             .behind = behind};
 }
 
 /* ---- read plans ------------------------------------------------------------ */
@@ -299,18 +313,24 @@ size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf, s
   return n > 0 ? (size_t)n : 0;
 }
 
-size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf, size_t got,
-                          struct ss_span *spans, size_t cap)
+size_t ss_region_spans(const struct ss_region *regions, size_t regions_count,
+                       const void *buf, size_t got, struct ss_span *spans, size_t cap)
 {
   const unsigned char *bytes = buf;
   size_t count = 0;
-  for (size_t i = 0; i < plan_count(plan) && count < cap && got > 0; i++) {
-    size_t len = plan->regions[i].len < got ? plan->regions[i].len : got;
+  for (size_t i = 0; i < regions_count && count < cap && got > 0; i++) {
+    size_t len = regions[i].len < got ? regions[i].len : got;
     if (len == 0)
       continue;
-    spans[count++] = (struct ss_span){plan->regions[i].addr, len, bytes};
+    spans[count++] = (struct ss_span){regions[i].addr, len, bytes};
     bytes += len;
     got -= len;
   }
   return count;
+}
+
+size_t ss_read_plan_spans(const struct ss_read_plan *plan, const void *buf, size_t got,
+                          struct ss_span *spans, size_t cap)
+{
+  return ss_region_spans(plan->regions, plan_count(plan), buf, got, spans, cap);
 }

@@ -11,22 +11,11 @@
 
 #include "python_priv.h"
 
-enum { WALK_MAX = 1 << 17 }; /* frames followed, kept or not (R35) */
+enum { WALK_MAX = 1 << 17 };                /* frames followed, kept or not (R35) */
+#define ENTRY_TRUST_NS UINT64_C(1000000000) /* None, or an object that stays */
 enum { OWNER_THREAD = 0, OWNER_GENERATOR = 1 };
 
 /* ---- memory -------------------------------------------------------------- */
-
-static bool in_plan(const struct ss_read_plan *plan, uint64_t addr, size_t len)
-{
-  if (!plan)
-    return false;
-  for (uint32_t i = 0; i < plan->count; i++) {
-    const struct ss_region *r = &plan->regions[i];
-    if (addr >= r->addr && len <= r->len && addr - r->addr <= r->len - len)
-      return true;
-  }
-  return false;
-}
 
 static bool on_stack(const struct ss_py_view *view, uint64_t addr)
 {
@@ -35,7 +24,7 @@ static bool on_stack(const struct ss_py_view *view, uint64_t addr)
 
 bool ss_py_view_exact(const struct ss_py_view *view, uint64_t addr, size_t len)
 {
-  return on_stack(view, addr) || in_plan(view->plan, addr, len);
+  return on_stack(view, addr) || ss_mem_holds(view->mem, addr, len);
 }
 
 /* Frames lie close together: one read of a block instead of one for each. */
@@ -57,7 +46,7 @@ bool ss_py_view_read(struct ss_py_view *view, uint64_t addr, void *buf, size_t l
 {
   if (on_stack(view, addr))
     return ss_mem_get(view->stack, addr, buf, len);
-  if (in_plan(view->plan, addr, len))
+  if (ss_mem_holds(view->mem, addr, len))
     return ss_mem_get(view->mem, addr, buf, len);
   return read_block(view, addr, buf, len);
 }
@@ -212,6 +201,7 @@ static bool walk_owner(struct ss_py *py, struct ss_py_view *view, uint64_t frame
       return false;
     frame = f.previous;
     if (f.owner == py->layout.entry_owner) {
+      ss_py_vouch(py, f.code, 0, py->now_ns + ENTRY_TRUST_NS);
       segment_close(py, f.addr, f.previous);
       if (!segment_begin(py))
         return false;
@@ -364,7 +354,6 @@ struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view
     struct ss_py_thread *t = ss_py_thread_get(py, tid, sure || tries > 0);
     if (!t || t->count == 0)
       return NULL;
-    view->plan = t->plan.count ? &t->plan : NULL;
     py->segment_count = py->step_count = 0;
     if (walk_thread(py, view, t, tstate, bytes) && (py->segment_count > 0 || !sure))
       return t;

@@ -167,7 +167,7 @@ void ss_py_threads_release(struct ss_py *py)
   ss_idmap_release(&py->native);
 }
 
-static struct ss_py_thread *thread_find(const struct ss_py *py, pid_t tid)
+struct ss_py_thread *ss_py_thread_find(const struct ss_py *py, pid_t tid)
 {
   const uint64_t *index = ss_idmap_get(&py->thread_index, (uint64_t)tid);
   return index ? py->threads[*index] : NULL;
@@ -203,7 +203,7 @@ static void take_found(struct ss_py *py, struct ss_py_thread *t)
 
 struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure)
 {
-  struct ss_py_thread *t = thread_find(py, tid);
+  struct ss_py_thread *t = ss_py_thread_find(py, tid);
   if (!t)
     t = thread_add(py, tid);
   if (!t || t->count > 0 || (!sure && py->now_ns < t->retry_ns))
@@ -227,22 +227,6 @@ bool ss_py_tstate_read(struct ss_py *py, const struct ss_mem *mem, uint64_t tsta
 {
   return ss_mem_get(mem, tstate, bytes, py->layout.tstate_need) &&
          native_tid(py, mem, bytes) == ns_tid;
-}
-
-bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
-{
-  const struct ss_py_thread *t = thread_find(py, tid);
-  if (!t || t->plan.count == 0)
-    return false;
-  for (uint32_t i = 0; i < t->plan.count && plan->count < SS_PLAN_REGIONS_MAX; i++)
-    plan->regions[plan->count++] = t->plan.regions[i];
-  return true;
-}
-
-uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
-{
-  const struct ss_py_thread *t = thread_find(py, tid);
-  return t ? t->generation : 0;
 }
 
 /* ---- the GIL ------------------------------------------------------------- */

@@ -482,7 +482,6 @@ static void merge_init(struct merge *m, struct ss_py *py, const struct ss_mem *s
   memset(m->assigned, 0, m->native_count * sizeof *m->assigned);
   m->view.stack = stack;
   m->view.mem = mem;
-  m->view.plan = NULL;
   m->view.block_len = 0;
   m->view.stack_lo = m->native_count ? native[0].sp : 0;
   m->view.stack_hi = 0;
@@ -567,6 +566,11 @@ void ss_py_free(struct ss_py *py)
   free(py->steps);
   free(py->segments);
   free(py);
+}
+
+void ss_py_vouch_in(struct ss_py *py, struct ss_seen *seen)
+{
+  py->seen = seen;
 }
 
 const char *ss_py_version(const struct ss_py *py)

@@ -2,9 +2,11 @@
  * CPython objects in another process: strings, and code objects kept in a cache.
  *
  * A code object is known by its address and by what it points to (type, size,
- * names, line table): the memory of a freed one soon holds another. The cached
- * key is compared again every CODE_TRUST_NS. What a caller gets to see (struct
- * ss_py_code) is never freed while the process lives; equal ones are one.
+ * names, line table): the memory of a freed one soon holds another. The cached key
+ * is compared with what was read at the sample, or where nothing was read because it
+ * is trusted (the longer, the older it is), with live memory now and then. What a caller
+ * gets to see (struct ss_py_code) is never freed while the process lives; equal ones are
+ * one.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +19,8 @@ enum {
   CODE_UNIT = 2,
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
-#define CODE_TRUST_NS UINT64_C(100000000)
+#define TRUST_LONGEST_NS UINT64_C(500000000)
+#define TRUST_LAG_NS UINT64_C(100000000) /* from a sample until it is looked at */
 
 /* ---- strings ------------------------------------------------------------- */
 
@@ -222,11 +225,27 @@ static struct ss_py_code_entry *entry_at(struct ss_py *py, uint64_t addr)
   return slot ? (struct ss_py_code_entry *)(uintptr_t)*slot : NULL;
 }
 
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t table, uint64_t until_ns)
+{
+  if (py->seen)
+    ss_seen_mark(py->seen, py->space->pid, addr, table, until_ns);
+}
+
+/* Most code objects live as long as the program, but those of modules and of exec()
+ * for a moment: trusted for as long again as they have been known. */
+static void trust(struct ss_py *py, uint64_t addr, struct ss_py_code_entry *entry)
+{
+  const uint64_t age = py->now_ns - entry->since_ns;
+  entry->trust_ns = py->now_ns + (age < TRUST_LONGEST_NS ? age : TRUST_LONGEST_NS);
+  ss_py_vouch(py, addr, entry->key.table, entry->trust_ns);
+}
+
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
                                        uint64_t addr)
 {
   struct ss_py_code_entry *entry = entry_at(py, addr);
-  if (entry && entry->code && py->now_ns - entry->checked_ns < CODE_TRUST_NS)
+  if (entry && entry->code && py->now_ns < entry->trust_ns + TRUST_LAG_NS &&
+      !ss_mem_holds(mem, addr, py->layout.code_need))
     return entry;
   struct ss_py_code_key key = {0};
   if (!read_key(py, mem, addr, &key))
@@ -241,10 +260,11 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
   if (!entry->code || memcmp(&key, &entry->key, sizeof key) != 0) {
     entry->key = key;
     entry->code = NULL;
+    entry->since_ns = py->now_ns;
     if (!fill_entry(py, mem, addr, entry))
       return NULL;
   }
-  entry->checked_ns = py->now_ns;
+  trust(py, addr, entry);
   return entry;
 }
 

@@ -113,15 +113,60 @@ static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
   struct chunk older;
   add_region(plan, tstate, py->layout.tstate_need);
   const uint64_t gil = ss_py_gil_address(py, py->space->live, t);
-  if (newest->start != 0)
-    add_chunk(plan, newest, CHUNK_MARGIN);
   if (gil != 0)
     add_region(plan, gil, py->layout.gil_need);
   if (newest->start != 0 && older_chunk(py, newest, &older))
     add_chunk(plan, &older, 0);
+  if (newest->start != 0) /* may be gone by then, which ends the reading */
+    add_chunk(plan, newest, CHUNK_MARGIN);
   note_loose(py, t, plan);
   for (unsigned i = 0; i < t->loose_count; i++)
     add_region(plan, t->loose[i], py->layout.frame_need);
+}
+
+/* The chain of frames from the current one on, and the code of those frames. */
+static void set_chase(const struct ss_py *py, const struct ss_py_thread *t,
+                      struct ss_chase *c)
+{
+  enum { BEFORE = 2048, STRING = 192, NAME = 128, TABLE = 512, HEAD = 32 };
+  const struct ss_py_layout *l = &py->layout;
+  const bool hop = l->cframe_current != SS_PY_ABSENT;
+  const bool qualified = l->code_qualname != SS_PY_ABSENT;
+  *c = (struct ss_chase){
+      .start = t->plan.regions[0].addr + (hop ? l->tstate_cframe : l->tstate_current),
+      .hop = hop ? (uint16_t)l->cframe_current : SS_CHASE_NO_HOP,
+      .element = (uint16_t)l->frame_need,
+      .before = l->tstate_chunk != SS_PY_ABSENT ? BEFORE : 0,
+      .next = (uint16_t)l->frame_previous,
+      .object = (uint16_t)l->frame_code,
+      .tag = l->code_tag,
+      .head = (uint16_t)l->code_need,
+      .pointers = {{(uint16_t)l->code_table, TABLE},
+                   {(uint16_t)l->code_filename, STRING},
+                   {(uint16_t)(qualified ? l->code_qualname : l->code_name), NAME}},
+      .count_at = (uint16_t)l->bytes_size,
+      .data_at = (uint16_t)l->bytes_data,
+  };
+  if (l->code_size == SS_PY_ABSENT) /* the instructions are an object of their own */
+    c->pointers[3].at = (uint16_t)l->code_bytes, c->pointers[3].len = HEAD;
+}
+
+bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
+{
+  const struct ss_py_thread *t = ss_py_thread_find(py, tid);
+  if (!t || t->plan.count == 0)
+    return false;
+  for (uint32_t i = 0; i < t->plan.count && plan->count < SS_PLAN_REGIONS_MAX; i++)
+    plan->regions[plan->count++] = t->plan.regions[i];
+  if (py->seen)
+    set_chase(py, t, &plan->chase);
+  return true;
+}
+
+uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
+{
+  const struct ss_py_thread *t = ss_py_thread_find(py, tid);
+  return t ? t->generation : 0;
 }
 
 void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,

@@ -206,7 +206,8 @@ struct ss_py_code_entry {
   struct ss_py_code_key key;
   uint64_t start;       /* first instruction, in the target */
   uint64_t size;        /* bytes of instructions */
-  uint64_t checked_ns;  /* when the key was last compared */
+  uint64_t since_ns;    /* when this key was first met */
+  uint64_t trust_ns;    /* until when it needs not be compared again */
   uint32_t last_offset; /* the answer given last: a caller's line rarely moves */
   int last_line;        /* 0: none yet */
   struct ss_py_lines lines;
@@ -262,6 +263,7 @@ struct ss_py_segment { /* the frames of one activation */
 
 struct ss_py {
   const struct ss_unwind_space *space;
+  struct ss_seen *seen; /* borrowed; NULL: nothing is chased */
   struct ss_py_layout layout;
   char version[24];
   uint64_t runtime;     /* _PyRuntime */
@@ -311,6 +313,9 @@ enum ss_err ss_py_detect(struct ss_py *py, struct ss_diag *diag);
 /* The code object at `addr`, from the cache or read now; NULL: not one. */
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
                                        uint64_t addr);
+/* Tells stage 1 until when the object at `addr` need not be read at a sample; `table` is
+ * its line table's address (0: no code object). */
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t table, uint64_t until_ns);
 /* Between merges: drops the cache when it has grown too large. */
 void ss_py_codes_trim(struct ss_py *py);
 void ss_py_codes_release(struct ss_py *py);
@@ -318,6 +323,7 @@ void ss_py_codes_release(struct ss_py *py);
 int ss_py_code_line(struct ss_py_code_entry *entry, uint32_t offset);
 
 void ss_py_threads_open(struct ss_py *py);
+struct ss_py_thread *ss_py_thread_find(const struct ss_py *py, pid_t tid); /* or NULL */
 /* The thread, listed again where it is unknown (rate-limited unless `sure`);
  * NULL only when out of memory; count 0: runs no Python. */
 struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure);
@@ -336,8 +342,7 @@ uint64_t ss_py_gil_address(struct ss_py *py, const struct ss_mem *mem,
 enum { SS_PY_BLOCK = 4096 };
 struct ss_py_view {
   const struct ss_mem *stack, *mem;
-  uint64_t stack_lo, stack_hi;     /* [lo, hi) is read by `stack` */
-  const struct ss_read_plan *plan; /* what was read at the sample; may be NULL */
+  uint64_t stack_lo, stack_hi; /* [lo, hi) is read by `stack` */
   uint64_t block_addr;
   size_t block_len;
   unsigned char block[SS_PY_BLOCK];

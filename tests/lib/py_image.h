@@ -53,6 +53,13 @@ static inline size_t image_read(const struct ss_mem *mem, uint64_t addr, void *b
   return n ? n : image_region(im->stack, IMAGE_STACK, IMAGE_STACK_ADDR, addr, buf, len);
 }
 
+/* As if all had been read at the sample. */
+static inline bool image_holds(const struct ss_mem *mem, uint64_t addr, size_t len)
+{
+  unsigned char bytes[IMAGE_STACK];
+  return len <= sizeof bytes && image_read(mem, addr, bytes, len) == len;
+}
+
 static inline size_t image_read_stack(const struct ss_mem *mem, uint64_t addr, void *buf,
                                       size_t len)
 {
@@ -210,6 +217,7 @@ static inline struct image *image_new(unsigned minor, bool free_threaded)
   const struct ss_py_layout *l = &py->layout;
   im->py = py;
   im->mem.read = image_read;
+  im->mem.holds = NULL;
   im->snapshot.mem.read = image_read_stack;
   im->snapshot.image = im;
   im->space.live = &im->mem;

@@ -298,7 +298,7 @@ static void test_spans(void **state)
   static const unsigned char one[] = "abcdef", two[] = "XYZ", top[] = "tp";
   struct ss_span spans[] = {
       {0x1000, 6, one}, {0x1008, 3, two}, {UINT64_MAX - 1, 2, top}, {0x1006, 0, one}};
-  struct fake behind = {{fake_read}, 0x1010, 0};
+  struct fake behind = {{.read = fake_read}, 0x1010, 0};
   struct ss_mem_spans m;
   char buf[32];
 

@@ -377,7 +377,7 @@ static void test_every_prefix(void **state)
   for (size_t len = 0; len <= sizeof image; len++) {
     unsigned char *bytes = malloc(len ? len : 1);
     memcpy(bytes, &image, len);
-    struct window_mem w = {{window_read}, bytes, len};
+    struct window_mem w = {.mem = {.read = window_read}, .bytes = bytes, .len = len};
     struct ss_testenv env = {.environ_var = 0x10000};
     struct ss_unwind_space space = {.live = &w.mem};
     bool found = ss_testenv_update(&env, &space, &w.mem);

@@ -1,0 +1,326 @@
+/*
+ * Follows a list at the moment of a sample. Elements come from what was read already,
+ * else one by one from the process; the objects that are not vouched for are read
+ * together: first their heads, then what these point to, then the rest of what has
+ * a length of its own.
+ *
+ * Runs while the sampled thread waits for its CPU: no allocation, and in the usual
+ * case, where all objects are known, no system call.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "proc_priv.h"
+#include "stacksample/chase.h"
+#include "stacksample/hash.h"
+#include "stacksample/proc.h"
+#include "stacksample/sys.h"
+
+enum {
+  STEPS_MAX = 128,  /* elements looked at, innermost first */
+  ELEMENTS_MAX = 8, /* read one by one */
+  OBJECTS_MAX = 32, /* whose heads are read */
+  NEW_MAX = 12,     /* of them, never seen before */
+  RETRIES = 4,      /* of a list of reads of which one failed */
+  PAGE = 4096,
+};
+_Static_assert(sizeof(struct ss_chase) == SS_CHASE_WORDS * sizeof(uint64_t),
+               "stage 1 copies it word by word");
+
+/* ---- what is known --------------------------------------------------------- */
+
+/* A slot: 24 bits of the object's hash, 16 of its first pointer, 24 bits of until when,
+ * in units of 2^24 ns (which come again after three days). */
+enum { SLOTS = 1 << 15, UNTIL_BITS = 24, PRINT_BITS = 16, UNIT_SHIFT = 24 };
+struct ss_seen {
+  _Atomic uint64_t slots[SLOTS];
+};
+
+struct ss_seen *ss_seen_new(void)
+{
+  return calloc(1, sizeof(struct ss_seen));
+}
+
+void ss_seen_free(struct ss_seen *seen)
+{
+  free(seen);
+}
+
+static uint64_t seen_hash(pid_t pid, uint64_t addr)
+{
+  const uint64_t x = (addr >> 3 ^ (uint64_t)pid << 44) * UINT64_C(0x9e3779b97f4a7c15);
+  return (x ^ x >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+}
+
+static uint64_t object_part(uint64_t hash)
+{
+  return hash >> (UNTIL_BITS + PRINT_BITS);
+}
+
+static uint64_t until_part(uint64_t ns)
+{
+  return ns >> UNIT_SHIFT & ((UINT64_C(1) << UNTIL_BITS) - 1);
+}
+
+static uint64_t print_part(uint64_t pointer)
+{
+  return pointer >> 4 & ((UINT64_C(1) << PRINT_BITS) - 1);
+}
+
+static uint64_t slot_of(const struct ss_seen *seen, uint64_t hash)
+{
+  return atomic_load_explicit(&seen->slots[hash % SLOTS], memory_order_relaxed);
+}
+
+void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer,
+                  uint64_t until_ns)
+{
+  const uint64_t hash = seen_hash(pid, addr);
+  const uint64_t slot = object_part(hash) << (UNTIL_BITS + PRINT_BITS) |
+                        print_part(pointer) << UNTIL_BITS | until_part(until_ns);
+  atomic_store_explicit(&seen->slots[hash % SLOTS], slot, memory_order_relaxed);
+}
+
+enum ss_seen_state ss_seen_look(const struct ss_seen *seen, pid_t pid, uint64_t addr,
+                                uint64_t now_ns)
+{
+  const uint64_t hash = seen_hash(pid, addr), slot = slot_of(seen, hash);
+  if (slot >> (UNTIL_BITS + PRINT_BITS) != object_part(hash))
+    return SS_SEEN_NEVER;
+  const uint64_t until = slot & ((UINT64_C(1) << UNTIL_BITS) - 1);
+  return until > until_part(now_ns) ? SS_SEEN_LATELY : SS_SEEN_BEFORE;
+}
+
+bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer)
+{
+  const uint64_t slot = slot_of(seen, seen_hash(pid, addr));
+  return (slot >> UNTIL_BITS & ((UINT64_C(1) << PRINT_BITS) - 1)) == print_part(pointer);
+}
+
+/* ---- reading ---------------------------------------------------------------- */
+
+struct chase {
+  const struct ss_chase *c;
+  const struct ss_mem *known;
+  pid_t pid;
+  unsigned elements; /* read one by one */
+  struct ss_chased *out;
+};
+
+static void *remote(uint64_t addr)
+{
+  void *at;
+  memcpy(&at, &addr, sizeof at);
+  return at;
+}
+
+static bool room_for(const struct ss_chased *out, uint32_t len)
+{
+  return out->count < SS_CHASE_REGIONS && len <= SS_CHASE_BYTES - out->len;
+}
+
+static uint32_t queue_read(struct iovec *far, uint32_t count, uint32_t *sum,
+                           const struct chase *k, uint64_t addr, uint32_t len)
+{
+  if (addr == 0 || k->out->count + count >= SS_CHASE_REGIONS ||
+      len > SS_CHASE_BYTES - k->out->len - *sum)
+    return count;
+  far[count] = (struct iovec){remote(addr), len};
+  *sum += len;
+  return count + 1;
+}
+
+/* Reads a list; what cannot be read is left out, what can in part is shorter. */
+static void run_reads(struct chase *k, const struct iovec *far, uint32_t count)
+{
+  struct ss_chased *out = k->out;
+  for (unsigned tries = 0; count > 0 && tries <= RETRIES; tries++) {
+    struct iovec local = {out->bytes + out->len, SS_CHASE_BYTES - out->len};
+    ssize_t got = ss_process_vm_readv(k->pid, &local, 1, far, count);
+    uint32_t i = 0;
+    for (; got > 0 && i < count; i++) {
+      const uint32_t len =
+          (size_t)got < far[i].iov_len ? (uint32_t)got : (uint32_t)far[i].iov_len;
+      out->regions[out->count++] =
+          (struct ss_region){(uint64_t)(uintptr_t)far[i].iov_base, len};
+      out->len += len;
+      got -= (ssize_t)len;
+      if (len < far[i].iov_len) { /* its last byte in reach: the rest is another page */
+        i++;
+        break;
+      }
+    }
+    if (i == 0)
+      i = 1; /* nothing at all of the first */
+    far += i;
+    count -= i;
+  }
+}
+
+static bool read_one(struct chase *k, uint64_t addr, void *buf, uint32_t len)
+{
+  const uint32_t in_page = (uint32_t)(addr % PAGE);
+  const uint32_t before = in_page < k->c->before ? in_page : k->c->before;
+  if (k->elements++ >= ELEMENTS_MAX || !room_for(k->out, before + len))
+    return false;
+  const uint32_t at = k->out->len;
+  const struct iovec far = {remote(addr - before), before + len};
+  run_reads(k, &far, 1);
+  if (k->out->len - at < before + len)
+    return false;
+  memcpy(buf, k->out->bytes + at + before, len);
+  return true;
+}
+
+/* From what this chase has read. */
+static bool from_chased(const struct chase *k, uint64_t addr, void *buf, uint32_t len)
+{
+  const unsigned char *bytes = k->out->bytes;
+  for (uint32_t i = 0; i < k->out->count; i++) {
+    const struct ss_region *r = &k->out->regions[i];
+    if (addr >= r->addr && addr - r->addr <= r->len && len <= r->len - (addr - r->addr)) {
+      memcpy(buf, bytes + (addr - r->addr), len);
+      return true;
+    }
+    bytes += r->len;
+  }
+  return false;
+}
+
+static bool element(struct chase *k, uint64_t addr, unsigned char *buf, uint32_t len)
+{
+  return addr != 0 && addr % 8 == 0 &&
+         (ss_mem_get(k->known, addr, buf, len) || from_chased(k, addr, buf, len) ||
+          read_one(k, addr, buf, len));
+}
+
+static uint64_t word(const unsigned char *bytes, size_t at)
+{
+  uint64_t value;
+  memcpy(&value, bytes + at, sizeof value);
+  return value;
+}
+
+/* ---- the chase -------------------------------------------------------------- */
+
+struct objects {
+  uint64_t all[OBJECTS_MAX];
+  uint64_t fresh[NEW_MAX]; /* of them those never seen before, or not as they are now */
+  bool never[OBJECTS_MAX];
+  uint32_t count, fresh_count;
+};
+
+static void add_object(struct objects *o, uint64_t object, enum ss_seen_state state)
+{
+  for (uint32_t i = 0; i < o->count; i++)
+    if (o->all[i] == object)
+      return;
+  if (o->count >= OBJECTS_MAX)
+    return;
+  o->never[o->count] = state == SS_SEEN_NEVER;
+  o->all[o->count++] = object;
+}
+
+/* Elements, and the objects that nobody vouches for. */
+static void follow(struct chase *k, const struct ss_seen *seen, uint64_t now_ns,
+                   struct objects *objects)
+{
+  unsigned char bytes[UINT8_MAX + 1];
+  uint64_t at;
+  if (k->c->element > sizeof bytes || k->c->next + 8u > k->c->element ||
+      k->c->object + 8u > k->c->element || !element(k, k->c->start, bytes, 8))
+    return;
+  at = word(bytes, 0);
+  if (k->c->hop != SS_CHASE_NO_HOP) {
+    if (!element(k, at + k->c->hop, bytes, 8))
+      return;
+    at = word(bytes, 0);
+  }
+  for (unsigned n = 0; n < STEPS_MAX && element(k, at, bytes, k->c->element); n++) {
+    const uint64_t object = word(bytes, k->c->object) & ~(uint64_t)k->c->tag;
+    const enum ss_seen_state state = object != 0 && object % 8 == 0
+                                         ? ss_seen_look(seen, k->pid, object, now_ns)
+                                         : SS_SEEN_LATELY;
+    if (state != SS_SEEN_LATELY)
+      add_object(objects, object, state);
+    at = word(bytes, k->c->next);
+  }
+}
+
+/* Bytes that were read at `addr`; NULL: fewer than `len`. */
+static const unsigned char *chased(const struct ss_chased *out, uint64_t addr,
+                                   uint32_t len)
+{
+  const unsigned char *bytes = out->bytes;
+  for (uint32_t i = 0; i < out->count; i++) {
+    if (out->regions[i].addr == addr && out->regions[i].len >= len)
+      return bytes;
+    bytes += out->regions[i].len;
+  }
+  return NULL;
+}
+
+static void read_heads(struct chase *k, const struct ss_seen *seen, struct objects *o)
+{
+  struct iovec far[OBJECTS_MAX];
+  uint32_t n = 0, sum = 0;
+  for (uint32_t i = 0; i < o->count; i++)
+    n = queue_read(far, n, &sum, k, o->all[i], k->c->head);
+  run_reads(k, far, n);
+  for (uint32_t i = 0; i < o->count && o->fresh_count < NEW_MAX; i++) {
+    const unsigned char *head = chased(k->out, o->all[i], k->c->head);
+    if (head && (o->never[i] || !ss_seen_same(seen, k->pid, o->all[i],
+                                              word(head, k->c->pointers[0].at))))
+      o->fresh[o->fresh_count++] = o->all[i];
+  }
+}
+
+static void read_pointers(struct chase *k, const uint64_t *objects, uint32_t count)
+{
+  struct iovec far[SS_CHASE_REGIONS];
+  uint32_t n = 0, sum = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const unsigned char *head = chased(k->out, objects[i], k->c->head);
+    for (unsigned p = 0; head && p < SS_CHASE_POINTERS; p++)
+      if (k->c->pointers[p].len > 0 && k->c->pointers[p].at + 8u <= k->c->head)
+        n = queue_read(far, n, &sum, k, word(head, k->c->pointers[p].at),
+                       k->c->pointers[p].len);
+  }
+  run_reads(k, far, n);
+}
+
+static void read_rests(struct chase *k, const uint64_t *objects, uint32_t count)
+{
+  const uint32_t had = k->c->pointers[0].len;
+  struct iovec far[NEW_MAX];
+  uint32_t n = 0, sum = 0;
+  for (uint32_t i = 0; i < count && k->c->count_at + 8u <= had; i++) {
+    const unsigned char *head = chased(k->out, objects[i], k->c->head);
+    if (!head)
+      continue;
+    const uint64_t at = word(head, k->c->pointers[0].at);
+    const unsigned char *counted = chased(k->out, at, had);
+    if (!counted)
+      continue;
+    const uint64_t whole = word(counted, k->c->count_at);
+    if (whole < SS_CHASE_BYTES && whole + k->c->data_at > had)
+      n = queue_read(far, n, &sum, k, at + had, (uint32_t)(whole + k->c->data_at - had));
+  }
+  run_reads(k, far, n);
+}
+
+void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *known,
+                  const struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out)
+{
+  struct chase k = {.c = c, .known = known, .pid = pid, .out = out};
+  struct objects objects = {.count = 0};
+  out->count = out->len = 0;
+  if (c->start == 0 || c->pointers[0].at + 8u > c->head)
+    return;
+  follow(&k, seen, now_ns, &objects);
+  read_heads(&k, seen, &objects);
+  read_pointers(&k, objects.fresh, objects.fresh_count);
+  read_rests(&k, objects.fresh, objects.fresh_count);
+}
