@@ -107,6 +107,9 @@ struct ss_syscall_info {
    * a thread is never stopped. */
   bool eintr;
 };
+/* Do these registers of user mode, seen while the thread is in the kernel, say that it
+ * entered by a system call? */
+bool ss_arch_in_syscall(const struct ss_regs *regs);
 /* By the machine's number; unknown numbers give {NULL, OTHER, true}. */
 struct ss_syscall_info ss_arch_syscall(long nr);
 

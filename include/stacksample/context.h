@@ -61,6 +61,12 @@ bool ss_testenv_update(struct ss_testenv *env, const struct ss_unwind_space *spa
 const char *ss_role_of(const char *const *outer_names, size_t count,
                        const char *thread_name, bool is_leader, bool has_python);
 
+/* ---- kernel --------------------------------------------------------------- */
+
+/* "[kernel: munmap]", "[kernel: page fault]": what a thread entered the kernel for,
+ * where `symbol` is an entry function of the kernel; false: it says nothing. */
+bool ss_kernel_class(const char *symbol, char *buf, size_t cap);
+
 /* ---- torch ----------------------------------------------------------------- */
 
 /* The operator that a demangled native name is: "aten::mm" of

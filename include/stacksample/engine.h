@@ -35,6 +35,7 @@ struct ss_perf_config {
 struct ss_perf_facts {
   bool kernel_samples; /* exclude_kernel = 0 was allowed */
   bool switches;       /* PERF_RECORD_SWITCH comes */
+  bool faults;         /* no kernel samples, but page faults with their stacks */
   uint32_t snapshot;   /* bytes in use, maybe smaller than wanted */
   uint64_t period_ns;
   uint64_t ring_bytes;   /* per CPU */
@@ -53,6 +54,8 @@ void ss_perf_enable(struct ss_perf *perf, bool on); /* ioctl on every event */
 const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf);
 /* On-CPU nanoseconds of all threads that ever inherited, from the count. */
 uint64_t ss_perf_count_ns(const struct ss_perf *perf);
+/* Is this event (of a sample) one that counts page faults? */
+bool ss_perf_is_fault(const struct ss_perf *perf, uint64_t event);
 void ss_perf_close(struct ss_perf *perf);
 
 /* ---- records: pure over bytes ------------------------------------------------- */
@@ -77,6 +80,8 @@ struct ss_record { /* pointers are into the decoded bytes */
   uint32_t cpu;
   union {
     struct {
+      uint64_t event;  /* which of ours */
+      uint64_t period; /* what it counted since its last sample */
       uint64_t ip;
       bool kernel;                     /* hit in kernel mode */
       const unsigned char *kernel_ips; /* n_kernel u64, innermost first */
@@ -196,6 +201,8 @@ void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stoppe
  * runnable but not running, both since the thread's birth. */
 void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t cpu_ns,
                          uint64_t runqueue_ns);
+/* Time on a CPU so far, as the thread's timer counts it. */
+uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t);
 /* Records were lost around here: intervals that span this are unknown. */
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
 /* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */

@@ -48,8 +48,8 @@
 #define SS_META_ENGINE "engine"               /* "perf", "ptrace", "none" */
 #define SS_META_ENGINE_REASON "engine_reason" /* why this one, one line, or "" */
 #define SS_META_KERNEL_METHOD                                                            \
-  "kernel_method" /* "samples": kernel stacks taken;                                     \
-                     "accounted": its time only;                                         \
+  "kernel_method" /* "samples": kernel stacks taken; "faults": its time                  \
+                     accounted, page faults taken; "accounted": its time only;           \
                      "stops": its time, by ptrace stops */
 #define SS_META_RATE_HZ "rate_hz"
 #define SS_META_PERIOD_NS "period_ns"
@@ -100,6 +100,13 @@
 #define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */
 #define SS_META_OWN_CPU_NS "own_cpu_ns"
 #define SS_META_OWN_RSS_KB "own_rss_kb"
+/* Kernel time without samples of its own: what was known of it. */
+#define SS_META_HIDDEN_FAULT_NS "hidden_fault_ns"     /* page faults */
+#define SS_META_HIDDEN_PLACED_NS "hidden_placed_ns"   /* under the stacks around it */
+#define SS_META_HIDDEN_UNKNOWN_NS "hidden_unknown_ns" /* nothing */
+#define SS_META_FAULTS "faults"                       /* in user mode, counted by perf */
+#define SS_META_FAULT_COST_NS "fault_cost_ns"         /* each, measured on our memory */
+#define SS_META_HUGE_FAULT_COST_NS "huge_fault_cost_ns" /* of a huge page */
 #define SS_META_STOPS "stops" /* threads stopped to be looked at */
 #define SS_META_STOP_TOTAL_NS "stop_total_ns"
 #define SS_META_STOP_MAX_NS "stop_max_ns"

@@ -135,7 +135,8 @@ void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value);
 uint64_t ss_store_meta_number(const struct ss_store *s, const char *key);
 void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name,
                          size_t len);
-/* Rows as they stand in memory, for ss_names_resolve; false beyond the last. */
+/* Rows as they stand in memory; false beyond the last. */
+bool ss_store_stack_at(const struct ss_store *s, uint32_t id, struct ss_stack_row *row);
 bool ss_store_frame_at(const struct ss_store *s, uint32_t id, struct ss_frame_row *row);
 bool ss_store_module_at(const struct ss_store *s, uint32_t id, struct ss_module_row *row);
 const char *ss_store_str(const struct ss_store *s, uint32_t id); /* "" for none */

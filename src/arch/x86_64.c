@@ -98,6 +98,14 @@ uint32_t ss_arch_callee_saved(void)
          1u << SS_REG_R14 | 1u << SS_REG_R15;
 }
 
+/* The instruction leaves the return address in rcx, and the kernel's entry -ENOSYS
+ * in rax until there is a result (arch/x86/entry/entry_64.S). */
+bool ss_arch_in_syscall(const struct ss_regs *regs)
+{
+  return regs->r[SS_REG_CX] == regs->r[SS_REG_IP] &&
+         regs->r[SS_REG_AX] == (uint64_t)-ENOSYS;
+}
+
 uint16_t ss_arch_elf_machine(void)
 {
   return EM_X86_64;

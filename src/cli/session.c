@@ -195,7 +195,10 @@ static void store_engine(struct ss_session *s)
     return;
   }
   f = ss_capture_facts(s->capture);
-  method = !s->perf ? "stops" : f->kernel_samples ? "samples" : "accounted";
+  method = !s->perf            ? "stops"
+           : f->kernel_samples ? "samples"
+           : f->faults         ? "faults"
+                               : "accounted";
   ss_store_meta(s->store, SS_META_ENGINE, s->perf ? "perf" : "ptrace");
   ss_store_meta(s->store, SS_META_KERNEL_METHOD, method);
   ss_store_meta_u64(s->store, SS_META_PERIOD_NS, f->period_ns);

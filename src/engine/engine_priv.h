@@ -9,13 +9,14 @@
 #include <linux/perf_event.h>
 
 #include "stacksample/engine.h"
+#include "stacksample/hash.h"
 
 /* ---- records -------------------------------------------------------------------- */
 
 /* sample_type of every event of ours: the decoder knows no other. */
 #define SS_PERF_SAMPLE_TYPE                                                              \
   (PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_TID | PERF_SAMPLE_TIME |        \
-   PERF_SAMPLE_CPU | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER)
+   PERF_SAMPLE_CPU | PERF_SAMPLE_PERIOD | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER)
 #define SS_PERF_RECORD_MAX 65536 /* header.size is 16 bits */
 
 /* At equal times in this order: no sample before its process exists. */
@@ -81,6 +82,15 @@ void ss_perf_reader_release(struct ss_perf_reader *reader, size_t len);
 
 /* ---- events --------------------------------------------------------------------- */
 
+/* Page faults, where samples in the kernel are refused: a second event beside each
+ * task-clock, on the same ring (perf_faults.c). */
+struct ss_perf_faults {
+  struct perf_event_attr attr;
+  int *events; /* owned descriptors */
+  size_t count, cap;
+  struct ss_idmap ids; /* of the events, as PERF_SAMPLE_IDENTIFIER gives them */
+};
+
 struct ss_perf {
   struct ss_perf_config config;
   struct ss_perf_facts facts;
@@ -88,11 +98,18 @@ struct ss_perf {
   struct ss_perf_ring *rings; /* facts.cpus of them */
   int *events;                /* owned descriptors */
   size_t count, cap;
+  struct ss_perf_faults faults;
   int *cpus; /* of the target's affinity */
   size_t cpu_count;
   bool enabled;
 };
 size_t ss_perf_rings(struct ss_perf *perf, struct ss_perf_ring **rings);
+
+/* Beside the task-clock events of `tid`; `like` has their attributes. False: refused,
+ * errno says why, and none of this thread's is left. */
+bool ss_perf_faults_open(struct ss_perf *perf, const struct perf_event_attr *like,
+                         pid_t tid);
+void ss_perf_faults_close(struct ss_perf *perf);
 
 /* ---- read plans, looked up by stage 1 ------------------------------------------- */
 

@@ -457,6 +457,11 @@ void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t 
                                 .runqueue_ns = ss_less(runqueue_ns, t->base.runqueue_ns)};
 }
 
+uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t)
+{
+  return t->clock_ns;
+}
+
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns)
 {
   if (time_ns > l->gap_ns) {

@@ -231,6 +231,7 @@ static void unmap_rings(struct ss_perf *perf)
 
 static void close_events(struct ss_perf *perf)
 {
+  ss_perf_faults_close(perf);
   unmap_rings(perf);
   for (size_t i = 0; i < perf->count; i++) {
     ss_close(&perf->events[i]);
@@ -369,7 +370,10 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
   say_given_up(p);
   p->facts.kernel_samples = !p->attr.exclude_kernel;
   p->facts.switches = p->attr.context_switch;
-  p->facts.events = (unsigned)p->count;
+  if (!p->facts.kernel_samples) {
+    p->facts.faults = ss_perf_faults_open(p, &p->attr, pid);
+  }
+  p->facts.events = (unsigned)(p->count + p->faults.count);
   p->attr.enable_on_exec = 0; /* events added later run at once, or when enabled */
   *perf = p;
   return SS_ERR_OK;
@@ -403,15 +407,24 @@ enum ss_err ss_perf_add(struct ss_perf *perf, pid_t tid, struct ss_diag *diag)
       return err;
     }
   }
-  perf->facts.events = (unsigned)perf->count;
+  if (perf->facts.faults && !ss_perf_faults_open(perf, &perf->attr, tid)) {
+    ss_note(perf->config.notes, "page faults of some threads are not sampled");
+  }
+  perf->facts.events = (unsigned)(perf->count + perf->faults.count);
   return SS_ERR_OK;
+}
+
+static void switch_all(const int *events, size_t count, bool on)
+{
+  for (size_t i = 0; i < count; i++) {
+    ioctl(events[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
+  }
 }
 
 void ss_perf_enable(struct ss_perf *perf, bool on)
 {
-  for (size_t i = 0; i < perf->count; i++) {
-    ioctl(perf->events[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
-  }
+  switch_all(perf->events, perf->count, on);
+  switch_all(perf->faults.events, perf->faults.count, on);
   perf->enabled = on;
 }
 

@@ -15,8 +15,7 @@
 
 enum {
   HEADER = 8,
-  SAMPLE_FIXED = 40, /* identifier, ip, pid+tid, time, cpu */
-  TRAILER = 32       /* sample_id: pid+tid, time, cpu, identifier */
+  TRAILER = 32 /* sample_id: pid+tid, time, cpu, identifier */
 };
 
 struct header {
@@ -65,7 +64,7 @@ static bool split_trailer(const void *bytes, size_t len, struct ss_cursor *body,
 
 struct sample_parts {
   struct stamp stamp;
-  uint64_t ip;
+  uint64_t event, ip, period;
   const unsigned char *chain;
   uint64_t n_chain;
   uint64_t abi;
@@ -98,11 +97,13 @@ static bool read_sample(const void *bytes, size_t len, struct sample_parts *p)
 {
   *p = (struct sample_parts){0};
   struct ss_cursor c = ss_cursor_init(bytes, len);
-  ss_skip(&c, HEADER + 8);
+  ss_skip(&c, HEADER);
+  p->event = ss_read_u64(&c);
   p->ip = ss_read_u64(&c);
   read_stamp(&c, &p->stamp);
   p->stamp.cpu = ss_read_u32(&c);
   ss_skip(&c, 4);
+  p->period = ss_read_u64(&c);
   p->n_chain = ss_read_u64(&c);
   if (c.failed || p->n_chain > c.left / 8) {
     return false;
@@ -151,6 +152,8 @@ static bool decode_sample(const void *bytes, size_t len, const struct header *h,
     return false;
   }
   set_stamp(out, &p.stamp);
+  out->u.sample.event = p.event;
+  out->u.sample.period = p.period;
   out->u.sample.ip = p.ip;
   out->u.sample.kernel =
       (h->misc & PERF_RECORD_MISC_CPUMODE_MASK) == PERF_RECORD_MISC_KERNEL;

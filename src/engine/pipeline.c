@@ -26,26 +26,6 @@
 
 /* ---- the ledger's rows --------------------------------------------------------- */
 
-/* Kernel time that samples could not see becomes rows of its own, so that it
- * shows in every output (spec section 4, Conservation). */
-static void hidden_kernel(struct ss_pipeline *p, uint32_t thread, uint32_t phase,
-                          uint64_t ns)
-{
-  struct ss_sample_row row = {
-      .time_ns = ss_now_ns(),
-      .weight_ns = ns,
-      .thread = thread,
-      .stack = p->hidden_stack,
-      .phase = phase,
-      .state = SS_STATE_KERNEL,
-      .end = SS_END_NO_REGS,
-      .method = SS_METHOD_NONE,
-      .merge = SS_MERGE_NONE,
-  };
-
-  ss_store_sample(p->config.store, &row);
-}
-
 static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state state,
                       uint64_t ns)
 {
@@ -54,8 +34,10 @@ static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state 
   if (ns == 0)
     return;
   ss_store_time(p->config.store, thread, phase, state, ns);
-  if (state == SS_STATE_KERNEL && !p->facts.kernel_samples)
-    hidden_kernel(p, thread, phase, ns);
+  /* Kernel time that samples could not see becomes rows of its own, so that it
+   * shows in every output. */
+  if (state == SS_STATE_KERNEL && p->hidden)
+    ss_hidden_time(p->hidden, thread, phase, ns);
 }
 
 /* ---- records -------------------------------------------------------------------- */
@@ -200,6 +182,8 @@ static void *pipeline_main(void *arg)
     now_ns = ss_now_ns();
     ss_phases_tick(p, now_ns);
     ss_tracked_schedstat(p, now_ns);
+    if (p->hidden)
+      ss_hidden_tick(p->hidden, now_ns);
     publish_window(p, now_ns);
     ss_store_commit(p->config.store, false);
   }
@@ -209,18 +193,6 @@ static void *pipeline_main(void *arg)
 
 /* ---- life cycle
  * ------------------------------------------------------------------------ */
-
-static uint32_t make_hidden_stack(struct ss_pipeline *p)
-{
-  static const char text[] = "[kernel: unknown]";
-  struct ss_frame_row row = {.kind = SS_FRAME_SYNTHETIC,
-                             .name = ss_store_string(p->config.store, text, strlen(text)),
-                             .file = SS_ID_NONE,
-                             .module = SS_ID_NONE};
-
-  return ss_store_stack(p->config.store, SS_ID_NONE,
-                        ss_store_frame(p->config.store, &row), 0);
-}
 
 enum ss_err ss_pipeline_start(struct ss_pipeline **out,
                               const struct ss_pipeline_config *config,
@@ -241,6 +213,8 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   p->unwinder = ss_unwinder_new();
   p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples,
                             p->facts.switches, emit_time, p);
+  if (!p->facts.kernel_samples)
+    p->hidden = ss_hidden_new(config->store, p->facts.period_ns);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
   p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
   p->path = calloc(path_frames, sizeof(*p->path));
@@ -250,7 +224,6 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
     ss_pipeline_free(p);
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
   }
-  p->hidden_stack = make_hidden_stack(p);
   if (pthread_create(&p->thread, NULL, pipeline_main, p) != 0) {
     ss_pipeline_free(p);
     return ss_fail(diag, SS_ERR_LIMIT, "cannot start the sampling pipeline's thread");
@@ -283,6 +256,26 @@ static void add_stops(struct ss_store *store, const struct ss_capture_counts *co
                     counts->stop_max_ns > max_ns ? counts->stop_max_ns : max_ns);
 }
 
+static void finish_hidden(struct ss_pipeline *p)
+{
+  struct ss_store *store = p->config.store;
+  struct ss_hidden_counts counts;
+
+  if (p->hidden == NULL)
+    return;
+  ss_hidden_counts(p->hidden, &counts);
+  ss_store_meta_u64(store, SS_META_HIDDEN_UNKNOWN_NS, counts.unknown_ns);
+  ss_store_meta_u64(store, SS_META_HIDDEN_PLACED_NS, counts.placed_ns);
+  if (!p->facts.faults)
+    return;
+  ss_store_meta_u64(store, SS_META_HIDDEN_FAULT_NS, counts.fault_ns);
+  ss_store_meta_u64(store, SS_META_FAULTS, counts.faults);
+  if (counts.fault_cost_ns > 0)
+    ss_store_meta_u64(store, SS_META_FAULT_COST_NS, counts.fault_cost_ns);
+  if (counts.huge_cost_ns > 0)
+    ss_store_meta_u64(store, SS_META_HUGE_FAULT_COST_NS, counts.huge_cost_ns);
+}
+
 void ss_pipeline_finish(struct ss_pipeline *p)
 {
   struct ss_store *store = p->config.store;
@@ -298,6 +291,7 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   ss_store_meta_u64(store, SS_META_AUDIT_DIFFER, p->n_audit_differs);
   if (p->config.perf)
     ss_store_meta_u64(store, SS_META_TASK_CLOCK_NS, ss_perf_count_ns(p->config.perf));
+  finish_hidden(p);
   ss_store_meta(store, SS_META_REALTIME_READER, counts.fifo ? "yes" : "no");
   if (ss_names_resolve(store, p->modules, &diag) != SS_ERR_OK)
     ss_note(p->config.notes, "some names are missing: %s", diag.text);
@@ -309,6 +303,7 @@ void ss_pipeline_free(struct ss_pipeline *p)
     return;
   ss_tracked_free(p);
   ss_ledger_free(p->ledger);
+  ss_hidden_free(p->hidden);
   ss_unwinder_free(p->unwinder);
   ss_kallsyms_free(p->kallsyms);
   ss_modules_free(p->modules);

@@ -13,6 +13,8 @@
 #include "stacksample/hash.h"
 #include "stacksample/python.h"
 
+#include "hidden.h"
+
 /* Outermost frames kept of a thread, to tell its role when names are known. */
 #define SS_OUTER_FRAMES 8
 
@@ -88,7 +90,7 @@ struct ss_pipeline {
   struct ss_idmap occurrences;   /* hash of (process, test, phase) -> count */
   struct ss_idmap module_rows;   /* module id -> store module */
   struct ss_idmap kernel_frames; /* kernel function's address -> store frame */
-  uint32_t hidden_stack;         /* "[kernel: unknown]" */
+  struct ss_hidden *hidden;      /* NULL where kernel samples come */
 
   /* One stack under work; too large for a thread's C stack. */
   struct ss_frame *native;

@@ -46,24 +46,35 @@ static uint32_t named_frame(struct ss_pipeline *p, enum ss_frame_kind kind,
 
 /* ---- kernel --------------------------------------------------------------------- */
 
-static uint32_t kernel_frame(struct ss_pipeline *p, uint64_t ip)
-{
-  struct ss_symbol symbol;
-  uint64_t *known;
+struct kernel_place {
   uint32_t frame;
+  uint32_t entry; /* the frame that says what for; SS_ID_NONE */
+};
+
+static struct kernel_place kernel_place(struct ss_pipeline *p, uint64_t ip)
+{
+  struct kernel_place place = {SS_ID_NONE, SS_ID_NONE};
+  struct ss_symbol symbol;
+  char what[64];
+  uint64_t *known;
 
   if (!p->kallsyms_read) {
     p->kallsyms_read = true;
     p->kallsyms = ss_kallsyms_load();
   }
-  if (p->kallsyms == NULL || !ss_kallsyms_find(p->kallsyms, ip, &symbol))
-    return named_frame(p, SS_FRAME_KERNEL, "[kernel]");
+  if (p->kallsyms == NULL || !ss_kallsyms_find(p->kallsyms, ip, &symbol)) {
+    place.frame = named_frame(p, SS_FRAME_KERNEL, "[kernel]");
+    return place;
+  }
   known = ss_idmap_get(&p->kernel_frames, symbol.start);
   if (known)
-    return (uint32_t)*known;
-  frame = named_frame(p, SS_FRAME_KERNEL, symbol.name);
-  (void)ss_idmap_put(&p->kernel_frames, symbol.start, frame);
-  return frame;
+    return (struct kernel_place){(uint32_t)*known, (uint32_t)(*known >> 32)};
+  place.frame = named_frame(p, SS_FRAME_KERNEL, symbol.name);
+  if (ss_kernel_class(symbol.name, what, sizeof(what)))
+    place.entry = named_frame(p, SS_FRAME_SYNTHETIC, what);
+  (void)ss_idmap_put(&p->kernel_frames, symbol.start,
+                     (uint64_t)place.entry << 32 | place.frame);
+  return place;
 }
 
 /* Where no kernel stack can be seen: what the thread was in the kernel for. */
@@ -77,11 +88,14 @@ static uint32_t kernel_call(struct ss_pipeline *p, uint32_t call)
   return named_frame(p, SS_FRAME_SYNTHETIC, text);
 }
 
+/* Kernel functions, and outside them what the kernel was entered for: the same frame
+ * that stands alone where kernel functions are hidden. */
 static void push_kernel(struct path *path, const struct ss_record *rec)
 {
   struct ss_cursor c =
       ss_cursor_init(rec->u.sample.kernel_ips, rec->u.sample.n_kernel * sizeof(uint64_t));
   size_t before = path->n;
+  uint32_t entry = SS_ID_NONE;
 
   if (path->p->config.perf == NULL) {
     push(path, kernel_call(path->p, rec->u.sample.call), 0);
@@ -89,11 +103,21 @@ static void push_kernel(struct path *path, const struct ss_record *rec)
   }
   while (c.left >= sizeof(uint64_t)) {
     uint64_t ip = ss_read_u64(&c);
-    if (ip < CALLCHAIN_MARKER)
-      push(path, kernel_frame(path->p, ip), 0);
+    if (ip >= CALLCHAIN_MARKER)
+      continue;
+    struct kernel_place place = kernel_place(path->p, ip);
+    push(path, place.frame, 0);
+    if (place.entry != SS_ID_NONE)
+      entry = place.entry;
   }
   if (path->n == before)
-    push(path, kernel_frame(path->p, rec->u.sample.ip), 0);
+    push(path, kernel_place(path->p, rec->u.sample.ip).frame, 0);
+  if (entry == SS_ID_NONE) {
+    bool call = rec->u.sample.has_regs && ss_arch_in_syscall(&rec->u.sample.regs);
+    entry = named_frame(path->p, SS_FRAME_SYNTHETIC,
+                        call ? "[kernel: system call]" : "[kernel: unknown]");
+  }
+  push(path, entry, 0);
 }
 
 /* ---- native ----------------------------------------------------------------------- */
@@ -372,6 +396,36 @@ static void count_now(struct ss_pipeline *p, uint64_t time_ns, enum ss_state sta
   p->window_samples[state]++;
 }
 
+/* A user-mode moment of a thread whose kernel time is hidden. */
+static void note_moment(struct ss_pipeline *p, struct ss_thread *t,
+                        const struct ss_record *rec, const struct ss_sample_row *row,
+                        bool fault)
+{
+  struct ss_hidden_moment m = {.thread = t->id,
+                               .phase = row->phase,
+                               .stack = row->stack,
+                               .end = row->end,
+                               .time_ns = rec->time_ns,
+                               .clock_ns = ss_ledger_clock_ns(t->ledger)};
+
+  if (fault)
+    ss_hidden_fault(p->hidden, &m, rec->u.sample.period);
+  else
+    ss_hidden_sample(p->hidden, &m);
+}
+
+static void keep_sample(struct ss_pipeline *p, struct ss_thread *t,
+                        const struct ss_record *rec, const struct ss_sample_row *row)
+{
+  ss_store_sample(p->config.store, row);
+  ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row->state);
+  if (p->hidden)
+    note_moment(p, t, rec, row, false);
+  t->ran = true;
+  t->samples++;
+  count_now(p, rec->time_ns, (enum ss_state)row->state);
+}
+
 void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured)
 {
   const struct ss_record *rec = &captured->rec;
@@ -425,4 +479,9 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   t->ran = true;
   t->samples++;
   count_now(p, rec->time_ns, (enum ss_state)row.state);
+  if (p->hidden && p->facts.faults &&
+      ss_perf_is_fault(p->config.perf, rec->u.sample.event))
+    note_moment(p, t, rec, &row, true);
+  else
+    keep_sample(p, t, rec, &row);
 }

@@ -247,7 +247,7 @@ enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool fun
   const char *method = ss_profile_meta(p, SS_META_KERNEL_METHOD);
 
   *f = (struct ss_figures){.p = p, .with_functions = functions};
-  f->faults_known = method && strcmp(method, "samples") == 0;
+  f->faults_known = method && strcmp(method, "accounted") != 0;
   enum ss_err err = ss_texts_init(&f->texts, p, diag);
   if (err == SS_ERR_OK)
     err = fill(f, diag);

@@ -100,6 +100,8 @@ void ss_doc_grid(struct ss_doc *d, struct ss_grid *g); /* prints and releases it
 
 /* The whole summary: what summary.md and `report` show. */
 void ss_summary_doc(struct ss_doc *d, struct ss_figures *f);
+/* A section of it: how good the evidence is. */
+void ss_summary_quality(struct ss_doc *d, const struct ss_figures *f);
 /* How the run went, as one line: "Passed after 14:04.9, limit 20:00 (...)". */
 void ss_headline(const struct ss_figures *f, struct ss_buf *out);
 

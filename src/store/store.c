@@ -156,6 +156,14 @@ void ss_store_frame_name(struct ss_store *s, uint32_t frame, const char *name, s
   ss_store_mark(s, SS_T_FRAME, frame);
 }
 
+bool ss_store_stack_at(const struct ss_store *s, uint32_t id, struct ss_stack_row *row)
+{
+  if (id >= s->trie.index.count)
+    return false;
+  *row = s->trie.rows[id];
+  return true;
+}
+
 bool ss_store_frame_at(const struct ss_store *s, uint32_t id, struct ss_frame_row *row)
 {
   if (id >= s->frames.index.count)

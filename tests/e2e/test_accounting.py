@@ -22,7 +22,8 @@ from profiledb import Profile, folded
 PARANOID = int(pathlib.Path("/proc/sys/kernel/perf_event_paranoid").read_text())
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 CPU_S = 4
-WORKS = ["faults", "python", "openmp"]
+FAULTS = ["faults", "tensors"]
+WORKS = FAULTS + ["python", "openmp"]
 USERS = [
     pytest.param([], id="as we are"),
     pytest.param(NOBODY, id="nobody", marks=[
@@ -64,6 +65,13 @@ def measured(anyones):
     return run
 
 
+def is_visible(summary):
+    """Kernel functions are in the stacks; else only what is known without them."""
+    method = summary["engine"]["kernel_method"]
+    assert method in ("samples", "faults")
+    return method == "samples"
+
+
 def cpu(total):
     return total["user_s"] + total["kernel_s"] + total["spin_s"]
 
@@ -86,11 +94,11 @@ def test_kernel_share_is_rusages(measured, user, work):
     ours = total["kernel_s"] / cpu(total)
     theirs = rusage["kernel_s"] / (rusage["user_s"] + rusage["kernel_s"])
     samples = summary["quality"]["samples"]
-    visible = summary["engine"]["kernel_method"] == "samples"
+    visible = is_visible(summary)
     assert samples >= 0.9 * 100 * CPU_S * (1 if visible else 1 - theirs)
     error = 5 * math.sqrt(theirs * (1 - theirs) / samples)
     assert abs(ours - theirs) <= max(0.05, error)
-    assert theirs > 0.3 if work == "faults" else theirs < 0.3, "not the work that was meant"
+    assert theirs > 0.3 if work in FAULTS else theirs < 0.3, "not the work that was meant"
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -116,19 +124,50 @@ def test_states_are_each_threads_life(measured, user, work):
         assert sum(states.values()) == pytest.approx(life, rel=0.01), (name, states)
 
 
+def of_kernel(frames):
+    return any(f.startswith("[kernel: ") for f in frames)
+
+
 @pytest.mark.parametrize("user", USERS)
 def test_kernel_time_has_frames_of_its_own(measured, user):
-    """Kernel functions where they may be seen, a row that says so where not."""
+    """What for, always; and the kernel's functions where they may be seen."""
     folder, summary = measured(user, "faults")
     lines = list(folded(folder / "stacks.folded"))
     whole = sum(n for _, n in lines)
     seen = sum(n for frames, n in lines if any(f.endswith("_[k]") for f in frames))
-    hidden = sum(n for frames, n in lines if any(f.startswith("[kernel: ") for f in frames))
+    known = sum(n for frames, n in lines if of_kernel(frames))
     share = summary["time"]["total"]["kernel_s"] / cpu(summary["time"]["total"])
-    visible = summary["engine"]["kernel_method"] == "samples"
-    assert visible == (not user and os.geteuid() == 0 or PARANOID < 2)
-    assert (seen if visible else hidden) / whole == pytest.approx(share, abs=0.05)
-    assert (hidden if visible else seen) == 0
+    assert is_visible(summary) == (not user and os.geteuid() == 0 or PARANOID < 2)
+    assert known / whole == pytest.approx(share, abs=0.05)
+    assert seen == (known if is_visible(summary) else 0)
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("work", FAULTS)
+def test_kernel_time_lies_under_the_line_that_allocates(measured, user, work):
+    """All but what the start of the interpreter and the imports took."""
+    folder, _ = measured(user, work)
+    kernel = [(frames, n) for frames, n in folded(folder / "stacks.folded")
+              if of_kernel(frames)]
+    starts = {"temporaries (py_work.py", "tensors (py_work.py"}
+
+    def is_start(frames):
+        names = {f.rsplit(":", 1)[0] for f in frames}
+        return bool(names & starts) or ("main (py_work.py" not in names
+                                        and any(f.startswith("_start ") for f in frames))
+
+    rest = [(frames, n) for frames, n in kernel if not is_start(frames)]
+    right = sum(n for frames, n in rest if any(".once (py_work.py" in f for f in frames))
+    assert right >= 0.9 * sum(n for _, n in rest)
+    faults = sum(n for frames, n in rest if "[kernel: page fault]" in frames)
+    assert faults > 0.2 * sum(n for _, n in rest)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_time_of_page_faults_is_part_of_the_kernels(measured, user):
+    _, summary = measured(user, "tensors")
+    total = summary["time"]["total"]
+    assert 0.2 * total["kernel_s"] < total["fault_s"] <= total["kernel_s"]
 
 
 @pytest.mark.parametrize("user", USERS)

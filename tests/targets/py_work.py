@@ -1,7 +1,8 @@
 """Burns CPU in one way until this process has used SECONDS of it, then says what
-the kernel counted for it. usage: py_work.py faults|python|openmp SECONDS
+the kernel counted for it. usage: py_work.py faults|tensors|python|openmp SECONDS
 
-faults: temporaries of 32 MB, so that most of the time is the kernel's;
+faults: temporaries of 32 MB, so that most of the time is the kernel's; tensors: the
+same by torch, of 40 MB, which the C library always maps and unmaps;
 python: nothing but the interpreter; openmp: torch on two OpenMP threads.
 """
 
@@ -17,7 +18,19 @@ def temporaries():
     ones = numpy.ones(4 << 20)
 
     def once():
-        return (ones + 1.0) - ones
+        _ = (ones + 1.0) - ones
+
+    return once
+
+
+def tensors():
+    import torch
+
+    torch.set_num_threads(1)
+    ones = torch.ones(5 << 20, dtype=torch.float64)
+
+    def once():
+        _ = (ones + 1.0) - ones
 
     return once
 
@@ -46,7 +59,9 @@ def parallel():
 
 
 def main():
-    work = {"faults": temporaries, "python": interpreted, "openmp": parallel}[sys.argv[1]]()
+    works = {"faults": temporaries, "tensors": tensors, "python": interpreted,
+             "openmp": parallel}
+    work = works[sys.argv[1]]()
     until = time.process_time() + float(sys.argv[2])
     while time.process_time() < until:
         work()

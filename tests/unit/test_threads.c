@@ -95,11 +95,41 @@ static void test_states(void **state)
   assert_int_equal(ss_state_parse(""), SS_STATE_COUNT);
 }
 
+static void test_what_the_kernel_was_entered_for(void **state)
+{
+  (void)state;
+  static const struct {
+    const char *symbol, *text; /* NULL: says nothing */
+  } symbols[] = {
+      {"__x64_sys_munmap", "[kernel: munmap]"},
+      {"ksys_read", "[kernel: read]"},
+      {"__x64_sys_exit_group", "[kernel: exit_group]"},
+      {"asm_exc_page_fault", "[kernel: page fault]"},
+      {"exc_page_fault.cold", "[kernel: page fault]"},
+      {"asm_sysvec_apic_timer_interrupt", "[kernel: interrupt]"},
+      {"do_exit", "[kernel: exit]"},
+      {"do_exit_more", NULL},
+      {"__x64_sys_", NULL},
+      {"do_syscall_64", NULL},
+      {"clear_page_erms", NULL},
+      {"", NULL},
+  };
+  char text[32];
+  for (size_t i = 0; i < sizeof symbols / sizeof symbols[0]; i++) {
+    bool known = ss_kernel_class(symbols[i].symbol, text, sizeof text);
+    assert_int_equal(known, symbols[i].text != NULL);
+    if (known)
+      assert_string_equal(text, symbols[i].text);
+  }
+  assert_false(ss_kernel_class("__x64_sys_name_that_is_far_too_long", text, sizeof text));
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_roles),
       cmocka_unit_test(test_states),
+      cmocka_unit_test(test_what_the_kernel_was_entered_for),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
