@@ -1,7 +1,7 @@
 /*
  * The first line of a summary: how the run went, after how long, against which
- * limit. "Blocked" is whatever kept the run from its normal end or us from
- * seeing it.
+ * limit. "Hung" is a test that mostly waited when a limit ended it; "Blocked" is
+ * whatever else kept the run from its normal end or us from seeing it.
  */
 #include <signal.h>
 #include <string.h>
@@ -41,18 +41,45 @@ static void put_after(const struct ss_figures *f, struct ss_buf *out)
   ss_put_duration(out, (double)f->wall_ns / 1e9);
 }
 
-/* The test phase that was going on at the end. */
-static void put_test(const struct ss_figures *f, struct ss_buf *out)
+static uint64_t end_or(uint64_t end_ns, const struct ss_figures *f)
+{
+  return end_ns == 0 || end_ns > f->end_ns ? f->end_ns : end_ns;
+}
+
+/* The test phase that was going on at the end, NULL: none. A phase that was ended
+ * with its process lasts as long as that did; the last of several is the one. */
+static const struct ss_phase_row *last_phase(const struct ss_figures *f)
 {
   const struct ss_phase_row *last = NULL;
 
   for (size_t i = 0; i < f->p->n_phases; i++) {
     const struct ss_phase_row *row = &f->p->phases[i];
-    bool open = row->end_ns == 0 || row->end_ns >= f->end_ns;
-    if (open && *ss_profile_str(f->p, row->phase) &&
-        (!last || row->start_ns < last->start_ns))
+    uint64_t end = end_or(row->end_ns, f);
+    if (*ss_profile_str(f->p, row->phase) &&
+        end >= end_or(f->p->processes[row->process].end_ns, f) &&
+        (!last || end > end_or(last->end_ns, f)))
       last = row;
   }
+  return last;
+}
+
+/* Did that phase use less than half a CPU? One that computes is slow, not hung. */
+static bool waited(const struct ss_figures *f)
+{
+  const struct ss_phase_row *last = last_phase(f);
+
+  for (size_t i = 0; last && i < f->p->n_phases; i++) {
+    const struct ss_test_row *row = &f->tests[i];
+    if (&f->p->phases[row->phase] == last)
+      return ss_spent_running(&row->t) < row->wall_ns / 2;
+  }
+  return false;
+}
+
+static void put_test(const struct ss_figures *f, struct ss_buf *out)
+{
+  const struct ss_phase_row *last = last_phase(f);
+
   if (last)
     ss_buf_addf(out, " in %s (%s)", ss_profile_str(f->p, last->test),
                 ss_profile_str(f->p, last->phase));
@@ -125,8 +152,8 @@ static bool put_ended(const struct ss_figures *f, struct ss_buf *out)
   const char *limit = by ? ender(by) : NULL;
 
   if (limit) {
-    ss_buf_addf(out, "%s: ended by %s",
-                strcmp(by, "pytest_timeout") ? "Blocked" : "Failed", limit);
+    const char *busy = strcmp(by, "pytest_timeout") ? "Blocked" : "Failed";
+    ss_buf_addf(out, "%s: ended by %s", waited(f) ? "Hung" : busy, limit);
   } else if (sig) {
     ss_buf_adds(out, "Blocked: ended by ");
     put_signal(out, sig);

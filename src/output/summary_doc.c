@@ -400,6 +400,7 @@ void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
   guards_para(d, f);
   if (code != 0)
     failure_section(d, f);
+  ss_dumps_section(d, f);
   tests_section(d, f);
   functions_section(d, f, "Where: functions (CPU time of all threads)", function_headers,
                     f->functions, f->n_functions);

@@ -102,6 +102,8 @@ void ss_doc_grid(struct ss_doc *d, struct ss_grid *g); /* prints and releases it
 void ss_summary_doc(struct ss_doc *d, struct ss_figures *f);
 /* A section of it: how good the evidence is. */
 void ss_summary_quality(struct ss_doc *d, const struct ss_figures *f);
+/* Its list of the dumps that were taken; nothing where there were none. */
+void ss_dumps_section(struct ss_doc *d, const struct ss_figures *f);
 /* How the run went, as one line: "Passed after 14:04.9, limit 20:00 (...)". */
 void ss_headline(const struct ss_figures *f, struct ss_buf *out);
 

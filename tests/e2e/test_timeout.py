@@ -4,6 +4,7 @@ together and asked for one by one."""
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -158,8 +159,10 @@ def test_ended_by_our_deadline(runs, name):
     assert end["limit_s"] == limit
     ours = [x for x in end["limits"] if x["source"] == "stacksample --timeout"]
     assert [(x["s"], x["kind"]) for x in ours] == [(limit, "run")]
-    assert (r.bundle / "summary.md").read_text().splitlines()[0].startswith("# ")
-    assert "--timeout" in (r.bundle / "summary.md").read_text().splitlines()[0]
+    text = (r.bundle / "summary.md").read_text()
+    assert re.match(r"# (Hung|Blocked): ended by stacksample's own --timeout after ", text)
+    for dump in r.summary["dumps"][-3:]:
+        assert f"\n* {dump['file']} at " in text
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -213,6 +216,13 @@ def test_dump_names_the_test_and_where_it_is(runs):
             f for t in last["threads"] for f in t["frames"] if f.get("name") == "test_hang"
         ]
         assert len(lines) == 1 and lines[0]["line"] == 8, name
+
+
+@pytest.mark.parametrize("name", ["os_exit", "outer"])
+def test_a_hang_is_called_one(runs, name):
+    line = (runs[name].bundle / "summary.md").read_text().splitlines()[0]
+    who = {"os_exit": "pytest-timeout", "outer": r"timeout\(1\)"}[name]
+    assert re.match(rf"# Hung: ended by {who} after [\d.]+ s in \S*test_hang \(call\), limit", line)
 
 
 @pytest.mark.parametrize("name", ["shell", "xdist", "outer"])

@@ -442,6 +442,27 @@ static void timed_out(struct ss_store *s)
   ss_store_meta(s, SS_META_ENDED_BY, "timeout1");
 }
 
+static void hung(struct ss_store *s)
+{
+  uint32_t process = process_row(s, 4121, "pytest", NULL);
+  uint32_t thread = thread_row(s, process, 4121, "MainThread", "main");
+  uint32_t call =
+      phase_row(s, process, "test_a.py::test_wait", "call", T0 + S, T0 + 20 * S);
+
+  ss_store_time(s, thread, call, SS_STATE_USER, 2 * S);
+  ss_store_time(s, thread, call, SS_STATE_LOCK, 17 * S);
+  ss_store_meta(s, SS_META_ENDED_BY, "pytest_timeout");
+  ss_store_meta(
+      s, SS_META_DUMPS,
+      "[{\"file\":\"dumps/001.txt\",\"at_s\":1.5,\"why\":\"a\"},"
+      "{\"file\":\"dumps/002.txt\",\"at_s\":2,\"why\":\"b\"},"
+      "{\"file\":\"dumps/003.txt\",\"at_s\":3,\"why\":\"c\"},"
+      "{\"file\":\"dumps/004.txt\",\"at_s\":4,\"why\":\"d\"},"
+      "{\"file\":\"dumps/005.txt\",\"at_s\":5,\"why\":\"e\"},"
+      "{\"file\":\"dumps/006.txt\",\"at_s\":6,\"why\":\"f\"},"
+      "{\"file\":\"dumps/007.txt\",\"at_s\":7,\"why\":\"g\"},{\"at_s\":\"x\"}]");
+}
+
 static void refused(struct ss_store *s)
 {
   ss_store_meta(s, SS_META_BLOCKED, "perf_event_open is refused here (seccomp)");
@@ -464,7 +485,24 @@ static void test_first_lines(void **state)
       timed_out, 143,
       "# Blocked: ended by timeout(1) after 20.0 s in tests/test_a.py::test_grad "
       "(call), limit 20:00 (timeout(1), pid 7)");
+  check_first_line(hung, 1,
+                   "# Hung: ended by pytest-timeout after 20.0 s in test_a.py::test_wait "
+                   "(call), limit 20:00 (timeout(1), pid 7)");
   check_first_line(refused, 0, "# Blocked: perf_event_open is refused here (seccomp)");
+}
+
+static void test_dumps_are_listed(void **state)
+{
+  struct ss_profile *p = open_run(hung, 1);
+  struct ss_buf text = {0};
+  (void)state;
+  written(p, ss_write_summary_md, "summary.md", &text);
+  assert_non_null(strstr(ss_buf_str(&text), "* dumps/003.txt at 3.00 s: c\n"
+                                            "* and 2 between them\n"
+                                            "* dumps/006.txt at 6.00 s: f\n"
+                                            "* dumps/007.txt at 7.00 s: g\n\n"));
+  ss_buf_release(&text);
+  close_run(p);
 }
 
 static void test_failure_is_shown_inert(void **state)
@@ -581,6 +619,7 @@ int main(void)
                                      cmocka_unit_test(test_json),
                                      cmocka_unit_test(test_recursion),
                                      cmocka_unit_test(test_first_lines),
+                                     cmocka_unit_test(test_dumps_are_listed),
                                      cmocka_unit_test(test_failure_is_shown_inert),
                                      cmocka_unit_test(test_many_and_hostile_tests),
                                      cmocka_unit_test(test_empty_run),
