@@ -418,7 +418,8 @@ static void keep_sample(struct ss_pipeline *p, struct ss_thread *t,
                         const struct ss_record *rec, const struct ss_sample_row *row)
 {
   ss_store_sample(p->config.store, row);
-  ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row->state);
+  for (uint32_t i = 0; i <= rec->u.sample.more; i++)
+    ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row->state);
   if (p->hidden)
     note_moment(p, t, rec, row, false);
   t->ran = true;
@@ -473,12 +474,6 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
       .method = (uint8_t)user.method,
       .merge = (uint8_t)user.merge,
   };
-  ss_store_sample(p->config.store, &row);
-  for (uint32_t i = 0; i <= rec->u.sample.more; i++)
-    ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row.state);
-  t->ran = true;
-  t->samples++;
-  count_now(p, rec->time_ns, (enum ss_state)row.state);
   if (p->hidden && p->facts.faults &&
       ss_perf_is_fault(p->config.perf, rec->u.sample.event))
     note_moment(p, t, rec, &row, true);
