@@ -14,6 +14,7 @@ import pytest
 import harness
 from harness import STACKSAMPLE, bundle, eventually, run, state, target
 
+KILLS = 100  # of dump, and of attach
 STUCK = str(harness.ROOT / "tests" / "targets" / "py_stuck.py")
 
 TORCH = """
@@ -228,7 +229,7 @@ def test_twenty_rounds_disturb_nothing(process, tmp_path):
 def test_killed_at_any_moment_it_leaves_the_target_running(process, tmp_path, command):
     unharmed = Unharmed(process)
     chance = random.Random(20)
-    for i in range(10):
+    for i in range(KILLS):
         words = [STACKSAMPLE, "dump", "--repeat", "1000", "--interval", "0.001s", "--quick"]
         if command == "attach":
             words = attach(tmp_path / f"out{i}", unharmed.pid)[:-1]
