@@ -101,6 +101,9 @@ enum ss_state {
 };
 const char *ss_state_word(enum ss_state state);
 enum ss_state ss_state_parse(const char *word); /* SS_STATE_COUNT: no such */
+/* The state of a wait's reason as it stands at the leaf of a stack, "[io: disk]" or
+ * "[lock]"; SS_STATE_COUNT: this is none. */
+enum ss_state ss_state_of_reason(const char *name);
 /* user, kernel and spin: on a CPU. */
 bool ss_state_running(enum ss_state state);
 

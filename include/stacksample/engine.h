@@ -18,6 +18,7 @@
 
 #include "stacksample/arch.h"
 #include "stacksample/error.h"
+#include "stacksample/ledger.h"
 #include "stacksample/proc.h"
 #include "stacksample/store.h"
 
@@ -170,45 +171,19 @@ void ss_capture_wait(struct ss_capture *c, int timeout_ms);
 /* The next record of all CPUs in time order, as far as no earlier one can still
  * arrive; false: none yet. After ss_capture_stop: until all are taken. */
 bool ss_capture_next(struct ss_capture *c, struct ss_captured *out);
+/* Called for each switch that ss_capture_next or ss_capture_peek comes across, before its
+ * turn: who is off the CPU now. Of two CPUs the later may come first; one may come twice.
+ */
+typedef void ss_capture_switch(void *arg, pid_t pid, pid_t tid, uint64_t time_ns,
+                               bool out, bool preempted);
+void ss_capture_watch(struct ss_capture *c, ss_capture_switch *on_switch, void *arg);
+/* Switches that are still in the rings. */
+void ss_capture_peek(struct ss_capture *c);
 /* Every record up to this time has been handed out. */
 uint64_t ss_capture_horizon_ns(const struct ss_capture *c);
 void ss_capture_stop(struct ss_capture *c); /* drains rings, joins threads */
 void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out);
 void ss_capture_free(struct ss_capture *c);
-
-/* ---- the ledger: a thread's life in states --------------------------------------- */
-
-/* One thread. Fed by stage 2 in time order; emits (phase, state, ns) so that
- * the sum over states is the life, exactly, with what is not known as UNKNOWN. */
-struct ss_ledger; /* of one run: pools what single threads are too short for */
-struct ss_ledger_thread;
-typedef void ss_ledger_emit(void *arg, uint32_t thread, uint32_t phase,
-                            enum ss_state state, uint64_t ns);
-struct ss_ledger *ss_ledger_new(uint64_t period_ns, bool kernel_samples, bool switches,
-                                ss_ledger_emit *emit, void *arg);
-void ss_ledger_free(struct ss_ledger *l);
-/* `thread` is the store's id. `phase` may be SS_ID_NONE. */
-struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
-                                         uint32_t phase, uint64_t time_ns, bool on_cpu);
-/* The kernel's figures at that moment, where the thread is older (attach). */
-void ss_ledger_base(struct ss_ledger_thread *t, uint64_t cpu_ns, uint64_t runqueue_ns);
-void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
-                      bool preempted);
-void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state);
-void ss_ledger_phase(struct ss_ledger_thread *t, uint64_t time_ns, uint32_t phase);
-void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stopped);
-/* The kernel's own figures (schedstat), read at time_ns: CPU time, and time
- * runnable but not running, both since the thread's birth. */
-void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t cpu_ns,
-                         uint64_t runqueue_ns);
-/* Time on a CPU so far, as the thread's timer counts it. */
-uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t);
-/* Records were lost around here: intervals that span this are unknown. */
-void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
-/* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */
-uint64_t ss_ledger_end(struct ss_ledger_thread *t, uint64_t time_ns);
-/* Emits what pooling still holds; call after the last thread's end. */
-void ss_ledger_flush(struct ss_ledger *l);
 
 /* ---- stage 2 ------------------------------------------------------------------------
  */

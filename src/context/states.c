@@ -30,3 +30,14 @@ bool ss_state_running(enum ss_state state)
 {
   return state == SS_STATE_USER || state == SS_STATE_KERNEL || state == SS_STATE_SPIN;
 }
+
+enum ss_state ss_state_of_reason(const char *name)
+{
+  for (unsigned i = 0; i < SS_STATE_COUNT && name[0] == '['; i++) {
+    size_t len = strlen(words[i]);
+    if (!ss_state_running((enum ss_state)i) && strncmp(name + 1, words[i], len) == 0 &&
+        (name[1 + len] == ']' || name[1 + len] == ':'))
+      return (enum ss_state)i;
+  }
+  return SS_STATE_COUNT;
+}

@@ -31,6 +31,7 @@ struct ss_cpu {
   _Atomic uint64_t records, samples, lost, undecodable, queue_full, own_ns;
   /* Written by stage 2. */
   uint64_t newest_ns; /* time of the newest record taken */
+  uint64_t peeked;    /* ring position: switches before it were shown */
   uint64_t bound_ns;  /* no earlier record will come from this CPU */
 };
 
@@ -56,6 +57,8 @@ struct ss_capture {
   int wake;                          /* eventfd: a queue fills up, or the end */
   _Atomic bool signalled, stopping, stopped;
   /* Stage 2 only. */
+  ss_capture_switch *on_switch;
+  void *on_switch_arg;
   struct ss_heap heap;
   struct ss_pending current; /* handed out last */
   uint64_t arrivals;

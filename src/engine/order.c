@@ -63,6 +63,18 @@ static struct ss_pending heap_pop(struct ss_heap *heap)
 
 /* ---- taking what is there ------------------------------------------------------- */
 
+static void show_switch(const struct ss_capture *c,
+                        const struct perf_event_header *record, size_t len)
+{
+  struct ss_record_peek peek;
+  if (c->on_switch && len >= sizeof *record && record->type == PERF_RECORD_SWITCH &&
+      ss_record_peek(record, len, &peek)) {
+    c->on_switch(c->on_switch_arg, peek.pid, peek.tid, peek.time_ns,
+                 record->misc & PERF_RECORD_MISC_SWITCH_OUT,
+                 record->misc & PERF_RECORD_MISC_SWITCH_OUT_PREEMPT);
+  }
+}
+
 static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
 {
   struct ss_entry *entry;
@@ -74,6 +86,7 @@ static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
     if (entry->time_ns > cpu->newest_ns) {
       cpu->newest_ns = entry->time_ns;
     }
+    show_switch(c, (const void *)ss_entry_record(entry), entry->record_len);
     if (!heap_push(&c->heap, item)) {
       atomic_fetch_add(&c->undecodable, 1);
       ss_queue_done(&cpu->queue, entry);
@@ -178,6 +191,56 @@ bool ss_capture_next(struct ss_capture *c, struct ss_captured *out)
       return true;
     }
     atomic_fetch_add(&c->undecodable, 1);
+  }
+}
+
+void ss_capture_watch(struct ss_capture *c, ss_capture_switch *on_switch, void *arg)
+{
+  c->on_switch = on_switch;
+  c->on_switch_arg = arg;
+}
+
+/* Copies what lies at `pos` of a ring that stage 1 may be emptying at this moment. The
+ * kernel writes nowhere from the tail on, so the copy is good if the tail is not
+ * beyond it afterwards. */
+static bool copy_unread(const struct ss_perf_ring *ring, uint64_t pos, void *to,
+                        size_t len)
+{
+  uint64_t at = pos & (ring->size - 1);
+  size_t first = len < ring->size - at ? len : (size_t)(ring->size - at);
+  memcpy(to, ring->data + at, first);
+  memcpy((char *)to + first, ring->data, len - first);
+  atomic_thread_fence(memory_order_acquire);
+  return ss_perf_ring_tail(ring) <= pos;
+}
+
+static void peek_ring(const struct ss_capture *c, struct ss_cpu *cpu)
+{
+  struct ss_perf_ring *ring = cpu->reader.ring;
+  uint64_t head = ss_perf_ring_head(ring), tail = ss_perf_ring_tail(ring);
+  uint64_t pos = cpu->peeked > tail ? cpu->peeked : tail;
+  union {
+    struct perf_event_header header;
+    unsigned char bytes[64]; /* a SWITCH record has 24 or 32 */
+  } record;
+  while (pos < head && copy_unread(ring, pos, &record.header, sizeof record.header)) {
+    size_t len = record.header.size;
+    if (len < sizeof record.header || len > head - pos) {
+      break; /* stage 1 counts it */
+    }
+    if (record.header.type == PERF_RECORD_SWITCH && len <= sizeof record &&
+        copy_unread(ring, pos, &record, len)) {
+      show_switch(c, &record.header, len);
+    }
+    pos += len;
+  }
+  cpu->peeked = pos;
+}
+
+void ss_capture_peek(struct ss_capture *c)
+{
+  for (size_t i = 0; i < c->cpu_count && c->on_switch; i++) {
+    peek_ring(c, &c->cpus[i]);
   }
 }
 

@@ -26,6 +26,27 @@
 
 /* ---- the ledger's rows --------------------------------------------------------- */
 
+/* Time off the CPU that is nobody's wait: rows of one frame, to show its size. */
+static void unlooked(struct ss_pipeline *p, uint32_t thread, uint32_t phase,
+                     enum ss_state state, uint64_t ns)
+{
+  char text[32];
+  struct ss_sample_row row = {
+      .time_ns = ss_now_ns(),
+      .weight_ns = ns,
+      .thread = thread,
+      .phase = phase,
+      .state = (uint8_t)state,
+      .end = SS_END_NO_REGS,
+      .method = SS_METHOD_NONE,
+      .merge = SS_MERGE_NONE,
+  };
+
+  snprintf(text, sizeof(text), "[%s]", ss_state_word(state));
+  row.stack = ss_stacking_mark(p, text);
+  ss_store_sample(p->config.store, &row);
+}
+
 static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state state,
                       uint64_t ns)
 {
@@ -38,6 +59,8 @@ static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state 
    * shows in every output. */
   if (state == SS_STATE_KERNEL && p->hidden)
     ss_hidden_time(p->hidden, thread, phase, ns);
+  if (!ss_state_running(state) && p->looking.on)
+    unlooked(p, thread, phase, state, ns);
 }
 
 /* ---- records -------------------------------------------------------------------- */
@@ -54,6 +77,7 @@ static void on_switch(struct ss_pipeline *p, const struct ss_record *rec)
   if (t == NULL)
     return;
   t->ran = true;
+  ss_looking_switch(p, t, rec->time_ns, rec->u.sw.out && !rec->u.sw.preempted);
   ss_ledger_switch(t->ledger, rec->time_ns, rec->u.sw.out, rec->u.sw.preempted);
 }
 
@@ -61,6 +85,7 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
 {
   const struct ss_record *rec = &c->rec;
 
+  ss_looking_due(p, rec->time_ns);
   if (rec->time_ns > p->newest_ns)
     p->newest_ns = rec->time_ns;
   if (p->config.no_children && rec->pid != p->config.root && rec->type != SS_REC_LOST)
@@ -161,6 +186,7 @@ static void take_all(struct ss_pipeline *p)
     dispatch(p, &captured);
     ss_store_commit(p->config.store, false);
   }
+  ss_looking_due(p, ss_capture_horizon_ns(p->config.capture));
 }
 
 static int wait_ms(const struct ss_pipeline *p)
@@ -171,15 +197,17 @@ static int wait_ms(const struct ss_pipeline *p)
 static void *pipeline_main(void *arg)
 {
   struct ss_pipeline *p = arg;
+  int next_ms = WAIT_MS;
 
   pthread_setname_np(pthread_self(), "ss-pipeline");
   if (p->config.attached)
     ss_tracked_seed(p, p->config.root, ss_now_ns());
   while (!atomic_load(&p->stop)) {
     uint64_t now_ns;
-    ss_capture_wait(p->config.capture, wait_ms(p));
+    ss_capture_wait(p->config.capture, next_ms < wait_ms(p) ? next_ms : wait_ms(p));
     take_all(p);
     now_ns = ss_now_ns();
+    next_ms = ss_looking_round(p, now_ns);
     ss_phases_tick(p, now_ns);
     ss_tracked_schedstat(p, now_ns);
     if (p->hidden)
@@ -188,6 +216,7 @@ static void *pipeline_main(void *arg)
     ss_store_commit(p->config.store, false);
   }
   take_all(p);
+  ss_looking_due(p, UINT64_MAX);
   return NULL;
 }
 
@@ -220,7 +249,7 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   p->path = calloc(path_frames, sizeof(*p->path));
   p->path_lines = calloc(path_frames, sizeof(*p->path_lines));
   if (!p->paths || !p->modules || !p->unwinder || !p->ledger || !p->native ||
-      !p->merged || !p->path || !p->path_lines) {
+      !p->merged || !p->path || !p->path_lines || !ss_looking_start(p)) {
     ss_pipeline_free(p);
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the sampling pipeline");
   }
@@ -302,6 +331,7 @@ void ss_pipeline_free(struct ss_pipeline *p)
   if (p == NULL)
     return;
   ss_tracked_free(p);
+  ss_looking_free(p);
   ss_ledger_free(p->ledger);
   ss_hidden_free(p->hidden);
   ss_unwinder_free(p->unwinder);

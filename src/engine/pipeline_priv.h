@@ -12,6 +12,7 @@
 #include "stacksample/engine.h"
 #include "stacksample/hash.h"
 #include "stacksample/python.h"
+#include "stacksample/waiting.h"
 
 #include "hidden.h"
 
@@ -66,7 +67,34 @@ struct ss_thread {
   uint64_t samples;
   struct ss_outer outer[SS_OUTER_FRAMES]; /* outermost first */
   unsigned n_outer;
+  /* looking.c: in the list of threads whose present wait has no look. */
+  struct ss_thread *look_next, **look_link;
+  uint32_t py_name;       /* string + 1; 0: not looked up */
+  uint64_t switch_ns;     /* of its newest switch that is known, maybe before its turn */
   struct ss_thread *next; /* of the same process */
+};
+
+/* ---- looks at waiting threads (looking.c) --------------------------------------------
+ */
+
+struct ss_queued_look { /* until the records up to its time have come */
+  uint64_t time_ns;
+  struct ss_thread *thread; /* NULL: ended meanwhile, or a round */
+  struct ss_wait wait;
+  uint64_t stands_for_ns;
+  bool round; /* all whose wait had no look were looked at */
+};
+struct ss_looking {
+  bool on;
+  struct ss_thread *first, **end; /* who waits without a look, oldest first */
+  size_t waiting;
+  struct ss_queued_look *queue; /* by time; the first `done` are used up */
+  size_t done, count, cap;
+  uint64_t round_ns; /* of the last round */
+  unsigned quiet;    /* rounds without anybody */
+  unsigned char *stack, *raw;
+  uint64_t looks, rounds, cut; /* cut: rounds that had no time for all */
+  uint64_t stops, stop_total_ns, stop_max_ns;
 };
 
 struct ss_pipeline {
@@ -82,6 +110,7 @@ struct ss_pipeline {
   struct ss_kallsyms *kallsyms; /* read for the first kernel frame: it takes 70 ms, */
   bool kallsyms_read;           /* for which no command shall wait */
   struct ss_ledger *ledger;
+  struct ss_looking looking;
 
   struct ss_process *processes; /* alive, newest first */
   struct ss_idmap by_pid;       /* pid -> struct ss_process * */
@@ -142,6 +171,33 @@ uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns);
 
 /* stacking.c: from a sample to a row */
 void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured);
+/* One stack of a thread that waits, with what it waits for as the leaf. `captured`
+ * has its ip and sp (or, where it was `stopped` for it, all registers). */
+void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
+                      const struct ss_captured *captured, bool stopped,
+                      const struct ss_waiting_seen *seen, struct ss_wait *out);
+/* A stack that is one frame. */
+uint32_t ss_stacking_mark(struct ss_pipeline *p, const char *text);
+
+/* looking.c: stacks of waiting threads */
+bool ss_looking_start(struct ss_pipeline *p); /* false: no memory */
+void ss_looking_free(struct ss_pipeline *p);
+/* A switch of `t`, in its turn or before. */
+void ss_looking_switch(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns,
+                       bool waits);
+void ss_looking_forget(struct ss_pipeline *p, struct ss_thread *t);
+/* Hands looks up to time_ns to the ledger: before every record. */
+void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns);
+/* A round of looks, if it is time. Returns how many ms until the next, at least 1. */
+int ss_looking_round(struct ss_pipeline *p, uint64_t now_ns);
+/* What the frames that were just unwound, and `seen`, say of the wait. */
+void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
+                       const struct ss_waiting_seen *seen, size_t native,
+                       const struct ss_mem *mem, struct ss_waiting *out);
+/* Its reason as it stands in stacks: with who holds the GIL. */
+void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
+                    const struct ss_waiting *waiting, char *text, size_t cap);
+
 /* roles.c: names and roles of threads, when names are known */
 void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
 

@@ -427,6 +427,48 @@ static void keep_sample(struct ss_pipeline *p, struct ss_thread *t,
   count_now(p, rec->time_ns, (enum ss_state)row->state);
 }
 
+/* The reason goes first: it is the leaf. */
+void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
+                      const struct ss_captured *captured, bool stopped,
+                      const struct ss_waiting_seen *seen, struct ss_wait *out)
+{
+  struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
+  struct ss_span spans[SS_PLAN_REGIONS_MAX];
+  struct path path = {.p = p};
+  struct ss_mem_spans mem;
+  struct ss_snapshot snapshot = {0};
+  struct ss_waiting waiting;
+  char reason[sizeof(waiting.reason) + 64];
+
+  ss_mem_spans_init(&mem, spans,
+                    ss_read_plan_spans(&captured->plan, captured->raw, captured->raw_len,
+                                       spans, SS_PLAN_REGIONS_MAX),
+                    &t->process->live.mem);
+  t->process->space.only_ip_sp = !stopped;
+  if (captured->rec.u.sample.has_regs) {
+    unwind(p, t, captured, NULL, &snapshot, &user);
+    merge(p, t, &snapshot.mem, &mem.mem, &user);
+  }
+  t->process->space.only_ip_sp = false;
+  ss_looking_reason(p, t, seen, user.native, &mem.mem, &waiting);
+  ss_looking_say(p, t, &waiting, reason, sizeof(reason));
+  push(&path, named_frame(p, SS_FRAME_SYNTHETIC, reason), 0);
+  push_user(&path, t->process, &user);
+  keep_outer(p, t, &user);
+  ss_snapshot_release(&snapshot);
+  *out = (struct ss_wait){.stack = store_path(&path),
+                          .state = (uint8_t)waiting.state,
+                          .end = (uint8_t)user.end,
+                          .method = (uint8_t)user.method,
+                          .merge = (uint8_t)user.merge};
+}
+
+uint32_t ss_stacking_mark(struct ss_pipeline *p, const char *text)
+{
+  return ss_store_stack(p->config.store, SS_ID_NONE,
+                        named_frame(p, SS_FRAME_SYNTHETIC, text), 0);
+}
+
 void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured)
 {
   const struct ss_record *rec = &captured->rec;

@@ -251,6 +251,8 @@ static void seed_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
     /* What it used before is not ours to account. */
     if (t && ss_schedstat_read(pid, tids[i], &cpu_ns, &wait_ns))
       ss_ledger_base(t->ledger, cpu_ns, wait_ns);
+    if (t)
+      ss_looking_switch(p, t, time_ns, !runs);
   }
   free(tids);
 }
@@ -406,6 +408,7 @@ static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time
   struct ss_thread **link = &proc->threads;
 
   ss_roles_assign(p, t);
+  ss_looking_forget(p, t);
   t->row.end_ns = time_ns;
   t->row.cpu_ns = ss_ledger_end(t->ledger, time_ns);
   ss_store_thread_update(p->config.store, t->id, &t->row);

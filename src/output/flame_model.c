@@ -140,7 +140,7 @@ static bool add_total(struct flame *f, const struct ss_total *total)
       return false;
     }
   }
-  if (!ss_state_running(state)) {
+  if (ss_texts_wants_wait(&f->texts, state, total->stack)) {
     node = push(f, node, ss_texts_wait(&f->texts, state));
   }
   return node != SS_ID_NONE && add_cell(f, total, node);

@@ -64,7 +64,7 @@ static bool add_total(struct folded *f, const struct ss_total *total, enum fold 
   for (size_t i = 0; ok && i < f->path.count; i++) {
     node = push(f, node, f->path.texts[i], &ok);
   }
-  if (fold == FOLD_WAITING) {
+  if (ok && ss_texts_wants_wait(&f->texts, (enum ss_state)total->state, total->stack)) {
     node = push(f, node, ss_texts_wait(&f->texts, (enum ss_state)total->state), &ok);
   } else if (ok && f->path.count == 0) {
     node = push(f, node, ss_texts_add(&f->texts, "[no stack]", 10, SS_TEXT_MARK), &ok);

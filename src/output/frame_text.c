@@ -179,6 +179,19 @@ uint32_t ss_texts_add(struct ss_texts *t, const char *text, size_t len,
   return id;
 }
 
+static bool is_reason(const struct ss_profile *p, const struct ss_frame_row *f)
+{
+  return f->kind == SS_FRAME_SYNTHETIC &&
+         ss_state_of_reason(ss_profile_str(p, f->name)) != SS_STATE_COUNT;
+}
+
+bool ss_texts_wants_wait(const struct ss_texts *t, enum ss_state state, uint32_t stack)
+{
+  const struct ss_profile *p = t->profile;
+  return !ss_state_running(state) &&
+         !(stack < p->n_stacks && is_reason(p, &p->frames[p->stacks[stack].frame]));
+}
+
 uint32_t ss_texts_wait(struct ss_texts *t, enum ss_state state)
 {
   char text[32];
@@ -242,8 +255,11 @@ static enum ss_text_kind kind_of(const struct ss_profile *p, const struct ss_fra
   case SS_FRAME_SYNTHETIC:
     break;
   }
-  return ss_starts_with(ss_profile_str(p, f->name), "[kernel") ? SS_TEXT_KERNEL
-                                                               : SS_TEXT_MARK;
+  if (is_reason(p, f)) {
+    return SS_TEXT_WAIT;
+  }
+  return ss_starts_with(ss_profile_str(p, f->name), "[kernel: ") ? SS_TEXT_KERNEL
+                                                                 : SS_TEXT_MARK;
 }
 
 uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame)

@@ -50,7 +50,9 @@ void ss_texts_release(struct ss_texts *t); /* accepts a zeroed struct */
 uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame);
 uint32_t ss_texts_add(struct ss_texts *t, const char *text, size_t len,
                       enum ss_text_kind kind);
-/* "[lock]" for a waiting state, "[spin]" never: a running one has no leaf. */
+/* Must a leaf say why a stack in this state waits? Not for a running one, nor where
+ * the stack says it itself. Then ss_texts_wait is that leaf, "[lock]". */
+bool ss_texts_wants_wait(const struct ss_texts *t, enum ss_state state, uint32_t stack);
 uint32_t ss_texts_wait(struct ss_texts *t, enum ss_state state);
 const char *ss_texts_str(const struct ss_texts *t, uint32_t text, size_t *len);
 

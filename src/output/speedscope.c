@@ -93,7 +93,7 @@ static void add_sample(struct scope *s, uint32_t root, uint32_t stack, uint8_t s
     add_frame(s, s->path.texts[i], first);
     first = false;
   }
-  if (!ss_state_running((enum ss_state)state)) {
+  if (ss_texts_wants_wait(&s->texts, (enum ss_state)state, stack)) {
     add_frame(s, ss_texts_wait(&s->texts, (enum ss_state)state), first);
   }
   ss_buf_addc(&s->samples, ']');

@@ -203,16 +203,24 @@ uint32_t trace_node_of(struct trace *t, const struct ss_sample_row *row)
       t->of_stack[row->stack] = node;
     }
   }
-  if (!t->failed && !ss_state_running(state) && state != SS_STATE_UNKNOWN) {
+  if (!t->failed && state != SS_STATE_UNKNOWN &&
+      ss_texts_wants_wait(&t->texts, state, row->stack)) {
     node = child(t, node, ss_texts_wait(&t->texts, state));
   }
   return node;
 }
 
+/* Sums of many small times have no place on a time line. */
+static bool has_place(const struct ss_sample_row *row)
+{
+  return row->state != SS_STATE_RUNNABLE && row->state != SS_STATE_UNKNOWN;
+}
+
 bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_t *end_us,
                        struct trace_interval *interval)
 {
-  if (!ss_filter_match(&t->filter, row->thread, row->phase, row->state) ||
+  if (!has_place(row) ||
+      !ss_filter_match(&t->filter, row->thread, row->phase, row->state) ||
       row->time_ns < t->filter.from_ns || row->time_ns >= t->filter.to_ns) {
     return false;
   }
@@ -220,10 +228,12 @@ bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_
   uint64_t start =
       trace_us(t, row->time_ns > row->weight_ns ? row->time_ns - row->weight_ns : 0);
   interval->start_us = start > *end_us ? start : *end_us;
-  /* The interrupt of the one before may have come late: the debt is passed on. */
+  /* The interrupt of the one before may have come late: the debt is passed on to the
+   * next samples, and settled by the next wait. */
+  uint64_t latest = at + (ss_state_running((enum ss_state)row->state) ? t->period_us : 0);
   interval->end_us = interval->start_us + weight;
-  if (interval->end_us > at + t->period_us)
-    interval->end_us = at + t->period_us;
+  if (interval->end_us > latest)
+    interval->end_us = latest;
   if (interval->start_us >= interval->end_us) {
     return false;
   }

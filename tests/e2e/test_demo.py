@@ -154,7 +154,7 @@ def test_openmp_workers_are_threads_from_their_start_down(demo, lines):
 
 
 def test_stacks_end_at_a_threads_start(demo, summary):
-    ended = demo.profile.counts("ended")
+    ended = demo.profile.ended()
     total = sum(ended.values()) - ended.get("no_cfi", 0)
     assert at_least(ended["complete"], total, 98), ended
     shown = 100 * ended["complete"] / sum(ended.values())
@@ -188,15 +188,14 @@ def test_folded_counts_are_the_samples_time(demo, lines):
 def test_trace_samples_are_the_samples_time(demo, trace):
     """To the microsecond that each is rounded to."""
     _, facts = trace
-    shown = sum(us for p in facts["profiles"].values() for node, us in p.weights.items()
-                if node != p.root)
+    shown = sum(p.running_us() for p in facts["profiles"].values())
     samples = sum(demo.profile.counts("state").values())
     assert abs(shown - demo.profile.weight_us()) <= samples
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root")
 def test_samples_are_the_cpu_time_that_the_kernel_counted(demo):
-    taken = sum(demo.profile.counts("state").values()) + demo.profile.number("lost")
+    taken = demo.profile.running() + demo.profile.number("lost")
     expected = demo.profile.number("task_clock_ns") / demo.profile.number("period_ns")
     assert taken == pytest.approx(expected, rel=0.03 + demo.steal)
 

@@ -137,6 +137,9 @@ def check_nesting(track, events, problems):
     return deepest
 
 
+WAIT = re.compile(r"\[(gil|lock|io|child|sleep|wait|stopped)[:\]]")
+
+
 class V8Profile:
     """One Profile event and its chunks."""
 
@@ -184,6 +187,11 @@ class V8Profile:
             self.roots += ident == self.root
             self.span += delta
         self.samples += len(samples)
+
+    def running_us(self):
+        """Time of what is no wait: a wait's leaf is its reason, as "[io: disk]"."""
+        return sum(us for node, us in self.weights.items()
+                   if node != self.root and not WAIT.match(self.names[node]))
 
     def finish(self, problems):
         if self.last != self.root:  # else speedscope loses the last sample

@@ -1,6 +1,7 @@
 """Reads a bundle's profile.db as docs/format.md describes it, for tests that
 compare what the outputs say with the rows they are made from."""
 
+import collections
 import sqlite3
 
 RUNNING = ("user", "kernel", "spin")
@@ -26,6 +27,19 @@ class Profile:
         words = self.words(kind or column)
         sql = f"SELECT {column}, sum(samples) FROM sample GROUP BY 1"
         return {words[n]: samples for n, samples in self.rows(sql)}
+
+    def running(self):
+        """Samples of threads on a CPU."""
+        return sum(n for state, n in self.counts("state").items() if state in RUNNING)
+
+    def ended(self):
+        """Stacks by why they end, without rows that are no stacks."""
+        ends, methods = self.words("ended"), self.words("method")
+        counts = collections.Counter()
+        for end, method, n in self.rows("SELECT ended, method, sum(samples) FROM sample GROUP BY 1, 2"):
+            if methods[method] != "none":
+                counts[ends[end]] += n
+        return counts
 
     def weight_us(self, states=RUNNING):
         """Thread time of all samples of these states."""

@@ -1,0 +1,306 @@
+/*
+ * Looks at waiting threads: at each tick of the period every thread whose present
+ * wait has no look gets one, without being stopped. A long wait keeps its look, so
+ * threads that sleep cost nothing.
+ *
+ * Who waits is told by switch records as soon as stage 1 has them, before their
+ * turn. A look is of the present, the records are some milliseconds behind: looks
+ * queue until the records have come to their time, and the ledger then decides which
+ * wait it was. What the kernel says of a thread at the look (/proc/PID/task/TID/
+ * syscall) is always checked: one that runs is left for the next round.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "stacksample/limits.h"
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+/* Looks closer than this cost more than they tell. */
+#define TICK_MIN_NS 5000000ull
+/* Of the time between two rounds so much is for looks; who is left comes next time. */
+#define SHARE_OF_TIME 50
+/* After so many in which nobody waited anew, rounds come when stage 2 wakes anyhow. */
+#define QUIET_ROUNDS 5
+
+/* ---- who waits ------------------------------------------------------------------- */
+
+static bool is_listed(const struct ss_thread *t)
+{
+  return t->look_link != NULL;
+}
+
+static void unlist(struct ss_looking *l, struct ss_thread *t)
+{
+  if (!is_listed(t))
+    return;
+  *t->look_link = t->look_next;
+  if (t->look_next)
+    t->look_next->look_link = t->look_link;
+  else
+    l->end = t->look_link;
+  t->look_next = NULL;
+  t->look_link = NULL;
+  l->waiting--;
+}
+
+static void list(struct ss_looking *l, struct ss_thread *t)
+{
+  if (is_listed(t))
+    return;
+  t->look_next = NULL;
+  t->look_link = l->end;
+  *l->end = t;
+  l->end = &t->look_next;
+  l->waiting++;
+}
+
+void ss_looking_switch(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns,
+                       bool waits)
+{
+  if (!p->looking.on || time_ns <= t->switch_ns)
+    return;
+  t->switch_ns = time_ns;
+  unlist(&p->looking, t); /* whatever it waits for now, it is another wait */
+  if (waits)
+    list(&p->looking, t);
+}
+
+static void early_switch(void *arg, pid_t pid, pid_t tid, uint64_t time_ns, bool out,
+                         bool preempted)
+{
+  struct ss_pipeline *p = arg;
+  uint64_t *found = ss_idmap_get(&p->by_tid, (uint64_t)tid);
+  struct ss_thread *t = found ? (struct ss_thread *)(uintptr_t)*found : NULL;
+
+  if (t && t->process->pid == pid)
+    ss_looking_switch(p, t, time_ns, out && !preempted);
+}
+
+void ss_looking_forget(struct ss_pipeline *p, struct ss_thread *t)
+{
+  struct ss_looking *l = &p->looking;
+
+  if (!l->on)
+    return;
+  unlist(l, t);
+  for (size_t i = l->done; i < l->count; i++)
+    if (l->queue[i].thread == t)
+      l->queue[i].thread = NULL;
+}
+
+/* ---- looks wait for their records ------------------------------------------------- */
+
+static void enqueue(struct ss_looking *l, const struct ss_queued_look *look)
+{
+  if (ss_grow(&l->queue, &l->cap, l->count + 1, sizeof(*l->queue)))
+    l->queue[l->count++] = *look;
+}
+
+void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns)
+{
+  struct ss_looking *l = &p->looking;
+
+  while (l->done < l->count && l->queue[l->done].time_ns <= time_ns) {
+    const struct ss_queued_look *look = &l->queue[l->done++];
+    if (look->round)
+      ss_ledger_round(p->ledger);
+    else if (look->thread)
+      ss_ledger_look(look->thread->ledger, look->time_ns, &look->wait,
+                     look->stands_for_ns);
+  }
+}
+
+/* ---- one look ------------------------------------------------------------------------
+ */
+
+void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
+                       const struct ss_waiting_seen *seen, size_t native,
+                       const struct ss_mem *mem, struct ss_waiting *out)
+{
+  const char *names[SS_WAITING_NAMES];
+  size_t n = native < SS_WAITING_NAMES ? native : SS_WAITING_NAMES;
+
+  for (size_t i = 0; i < n; i++) {
+    const struct ss_frame *f = &p->native[i];
+    struct ss_symbol symbol;
+    names[i] = NULL;
+    if (f->module && ss_waiting_wants(f->module->name) &&
+        ss_module_symbol(ss_modules_at(p->modules, f->module->id), f->vaddr, &symbol))
+      names[i] = symbol.name;
+  }
+  ss_waiting_of(seen, t->process->pid, t->tid, names, n, t->process->py, mem, out);
+}
+
+/* Python's name of a thread, looked up once: its objects are not read for every look. */
+static const char *python_name(struct ss_pipeline *p, pid_t tid)
+{
+  uint64_t *found = ss_idmap_get(&p->by_tid, (uint64_t)tid);
+  struct ss_thread *t = found ? (struct ss_thread *)(uintptr_t)*found : NULL;
+  char name[64];
+
+  if (t == NULL || t->process->py == NULL)
+    return NULL;
+  if (t->py_name == 0 && ss_py_thread_name(t->process->py, tid, name, sizeof(name)))
+    t->py_name = ss_store_string(p->config.store, name, strlen(name)) + 1;
+  return t->py_name > 0 ? ss_store_str(p->config.store, t->py_name - 1) : NULL;
+}
+
+void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
+                    const struct ss_waiting *waiting, char *text, size_t cap)
+{
+  pid_t holder = waiting->gil_holder;
+  const char *name = NULL;
+
+  if (waiting->state == SS_STATE_GIL && holder > 0 && holder != t->tid)
+    name = python_name(p, holder);
+  if (name)
+    snprintf(text, cap, "[gil: held by %s]", name);
+  else
+    snprintf(text, cap, "%s", waiting->reason);
+}
+
+static void look_at(struct ss_pipeline *p, struct ss_thread *t,
+                    const struct ss_waiting_seen *seen)
+{
+  struct ss_looking *l = &p->looking;
+  struct ss_process *proc = t->process;
+  struct ss_captured c = {
+      .rec = {.type = SS_REC_SAMPLE, .pid = proc->pid, .tid = t->tid}};
+  struct ss_queued_look look = {.time_ns = ss_now_ns(), .thread = t};
+
+  c.rec.time_ns = c.read_ns = look.time_ns;
+  c.rec.u.sample.has_regs = seen->blocked.sp != 0;
+  c.rec.u.sample.regs.r[SS_REG_SP] = seen->blocked.sp;
+  c.rec.u.sample.regs.r[SS_REG_IP] = seen->blocked.ip;
+  c.rec.u.sample.stack = l->stack;
+  c.rec.u.sample.stack_len =
+      ss_mem_read(&proc->live.mem, seen->blocked.sp, l->stack, SS_STACK_SNAPSHOT_DEFAULT);
+  c.raw = l->raw;
+  if (proc->py && ss_py_plan(proc->py, t->tid, &c.plan))
+    c.raw_len = ss_read_plan_run(&c.plan, proc->pid, l->raw, SS_PLAN_BYTES_MAX);
+  ss_stacking_wait(p, t, &c, false, seen, &look.wait);
+  enqueue(l, &look);
+  l->looks++;
+}
+
+/* ---- a round
+ * ----------------------------------------------------------------------------
+ */
+
+static uint64_t tick_ns(const struct ss_pipeline *p)
+{
+  return p->facts.period_ns > TICK_MIN_NS ? p->facts.period_ns : TICK_MIN_NS;
+}
+
+/* Looks at all that wait, as far as there is time; how many were seen. */
+static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
+{
+  struct ss_looking *l = &p->looking;
+  size_t todo = l->waiting, seen_count = 0;
+  struct ss_waiting_seen seen;
+
+  for (struct ss_thread *t = l->first, *next; t && seen_count < todo; t = next) {
+    next = t->look_next;
+    if (seen_count > 0 && ss_now_ns() > until_ns)
+      break;
+    seen_count++;
+    if (!ss_waiting_read(&seen, t->process->pid, t->tid)) {
+      unlist(l, t); /* has ended, or may not be read */
+    } else if (ss_waiting_is_off(&seen)) {
+      look_at(p, t, &seen);
+      unlist(l, t);
+    }
+  }
+  return seen_count;
+}
+
+static void run_round(struct ss_pipeline *p, uint64_t now_ns)
+{
+  struct ss_looking *l = &p->looking;
+  uint64_t since = l->round_ns && now_ns > l->round_ns ? now_ns - l->round_ns : 0;
+  size_t todo = l->waiting, first;
+
+  if (l->done > 0) {
+    l->count -= l->done;
+    memmove(l->queue, l->queue + l->done, l->count * sizeof(*l->queue));
+    l->done = 0;
+  }
+  first = l->count;
+  size_t seen = look_round(p, now_ns + tick_ns(p) / SHARE_OF_TIME);
+
+  l->rounds++;
+  if (seen < todo) {
+    l->cut++;
+  } else {
+    enqueue(l, &(struct ss_queued_look){.time_ns = ss_now_ns(), .round = true});
+  }
+  for (size_t i = first; i < l->count && seen > 0; i++)
+    l->queue[i].stands_for_ns = since * todo / seen;
+  l->round_ns = now_ns;
+}
+
+int ss_looking_round(struct ss_pipeline *p, uint64_t now_ns)
+{
+  struct ss_looking *l = &p->looking;
+  uint64_t due_ns = l->round_ns + tick_ns(p);
+
+  if (!l->on)
+    return INT32_MAX;
+  if (now_ns < due_ns)
+    return (int)((due_ns - now_ns + 999999) / 1000000);
+  ss_capture_peek(p->config.capture);
+  l->quiet = l->waiting > 0 ? 0 : l->quiet + 1;
+  run_round(p, now_ns);
+  return l->quiet < QUIET_ROUNDS ? (int)(tick_ns(p) / 1000000) : INT32_MAX;
+}
+
+/* ---- life cycle
+ * -------------------------------------------------------------------------
+ */
+
+/* Time of waits: to the ledger's totals and as a row with the wait's stack. */
+static void emit_wait(void *arg, uint32_t thread, uint32_t phase,
+                      const struct ss_wait *wait, uint64_t end_ns, uint64_t ns)
+{
+  struct ss_pipeline *p = arg;
+  struct ss_sample_row row = {
+      .time_ns = end_ns,
+      .weight_ns = ns,
+      .thread = thread,
+      .stack = wait->stack,
+      .phase = phase,
+      .state = wait->state,
+      .end = wait->end,
+      .method = wait->method,
+      .merge = wait->merge,
+  };
+
+  ss_store_time(p->config.store, thread, phase, (enum ss_state)wait->state, ns);
+  ss_store_sample(p->config.store, &row);
+}
+
+bool ss_looking_start(struct ss_pipeline *p)
+{
+  struct ss_looking *l = &p->looking;
+
+  l->end = &l->first;
+  if (p->config.cpu_only || !p->facts.switches)
+    return true;
+  l->stack = malloc(SS_STACK_SNAPSHOT_DEFAULT);
+  l->raw = malloc(SS_PLAN_BYTES_MAX);
+  if (l->stack == NULL || l->raw == NULL)
+    return false;
+  l->on = true;
+  ss_ledger_waits(p->ledger, emit_wait);
+  ss_capture_watch(p->config.capture, early_switch, p);
+  return true;
+}
+
+void ss_looking_free(struct ss_pipeline *p)
+{
+  free(p->looking.stack);
+  free(p->looking.raw);
+  free(p->looking.queue);
+}
