@@ -212,6 +212,7 @@ void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
   }
   close_interval(t, time_ns);
   t->outs += out;
+  t->waits_begun += out && !preempted;
   t->on = !out;
   t->preempted = out && preempted;
   end_wait(t);

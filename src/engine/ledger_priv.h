@@ -35,6 +35,11 @@ static inline uint64_t ss_less(uint64_t a, uint64_t b) /* a - b, not below 0 */
   return a > b ? a - b : 0;
 }
 
+static inline uint64_t ss_in_proportion(uint64_t ns, uint64_t part, uint64_t whole)
+{
+  return whole == 0 ? 0 : (uint64_t)((unsigned __int128)ns * part / whole);
+}
+
 /* ---- CPU time, to be divided ---------------------------------------------------- */
 
 enum ss_cpu_kind { SS_CPU_USER, SS_CPU_KERNEL, SS_CPU_SPIN, SS_CPU_KINDS };
@@ -144,7 +149,9 @@ struct ss_ledger_thread {
   struct ss_ledger_reading base;    /* at birth */
   struct ss_ledger_reading pending; /* until records up to its time have come */
   struct ss_cpu_block block;
-  uint64_t outs; /* switches in the window, each of which costs */
+  uint64_t outs;           /* switches in the window, each of which costs */
+  uint64_t waits_begun;    /* of them: by its own will */
+  uint64_t wake_ns, wakes; /* of all readings: from wakeup to CPU, and how often */
   /* The event's own clock: time on a CPU with its switches, stolen time included. */
   uint64_t clock_ns, ticks;
   uint64_t ended; /* the ledger's count when ticks were last taken */

@@ -128,18 +128,25 @@ static uint64_t apply_cpu(struct ss_ledger_thread *t, uint64_t cpu_ns, bool last
 }
 
 /* Run-queue time beyond preemption is the wait between wakeup and CPU. */
-static void apply_runqueue(struct ss_ledger_thread *t, uint64_t runqueue_ns)
+static void lengthen_runnable(struct ss_ledger_thread *t, const struct sums *s,
+                              uint64_t more)
 {
-  struct sums s = sum_rows(t);
-  uint64_t known = t->runnable_ns + s.preempted - t->stolen_ns;
-  uint64_t more = ss_less(runqueue_ns, known);
-  more = more < s.off ? more : s.off;
-  struct ss_spread spread = {.total = more, .sum = s.off};
+  struct ss_spread spread = {.total = more < s->off ? more : s->off, .sum = s->off};
   for (size_t i = 0; i < t->count; i++) {
     uint64_t ns = ss_spread_next(&spread, t->rows[i].off);
     t->rows[i].off -= ns;
     t->rows[i].preempted += ns;
   }
+}
+
+static void apply_runqueue(struct ss_ledger_thread *t, uint64_t runqueue_ns)
+{
+  struct sums s = sum_rows(t);
+  uint64_t known = t->runnable_ns + s.preempted - t->stolen_ns;
+  uint64_t more = ss_less(runqueue_ns, known);
+  t->wake_ns += more;
+  t->wakes += t->waits_begun;
+  lengthen_runnable(t, &s, more);
 }
 
 static void emit(struct ss_ledger_thread *t, uint32_t phase, enum ss_state state,
@@ -241,6 +248,15 @@ static void apply_switch_cost(struct ss_ledger_thread *t)
   lengthen_cpu(t, &s, t->outs * (each < SWITCH_COST_MAX ? each : SWITCH_COST_MAX));
 }
 
+/* Without a reading: wakeups took as long as where there were readings. */
+static void apply_wake_cost(struct ss_ledger_thread *t)
+{
+  if (t->wakes > 0) {
+    struct sums s = sum_rows(t);
+    lengthen_runnable(t, &s, ss_in_proportion(t->wake_ns, t->waits_begun, t->wakes));
+  }
+}
+
 void ss_ledger_settle(struct ss_ledger_thread *t, const struct ss_ledger_reading *reading,
                       bool last)
 {
@@ -251,8 +267,10 @@ void ss_ledger_settle(struct ss_ledger_thread *t, const struct ss_ledger_reading
     apply_runqueue(t, reading->runqueue_ns);
   } else {
     apply_switch_cost(t);
+    apply_wake_cost(t);
   }
   t->outs = 0;
+  t->waits_begun = 0;
   ss_ledger_drop_open(t);
   emit_rows(t, kept, last);
 }

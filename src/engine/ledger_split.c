@@ -100,11 +100,6 @@ static void weigh_kernel(const struct ss_ledger *l, struct ss_cpu_block *block)
   }
 }
 
-static uint64_t share(uint64_t ns, uint64_t part, uint64_t whole)
-{
-  return whole == 0 ? 0 : (uint64_t)((unsigned __int128)ns * part / whole);
-}
-
 void ss_cpu_block_divide(struct ss_ledger *l, struct ss_cpu_block *block)
 {
   uint64_t n[SS_CPU_KINDS];
@@ -119,11 +114,12 @@ void ss_cpu_block_divide(struct ss_ledger *l, struct ss_cpu_block *block)
   }
   whole = n[SS_CPU_USER] + n[SS_CPU_KERNEL] + n[SS_CPU_SPIN];
   weigh_kernel(l, block);
-  give(l, block, SS_STATE_KERNEL, share(block->cpu_ns, n[SS_CPU_KERNEL], whole));
+  give(l, block, SS_STATE_KERNEL,
+       ss_in_proportion(block->cpu_ns, n[SS_CPU_KERNEL], whole));
   for (size_t i = 0; i < block->count; i++) {
     block->rows[i].weight = block->rows[i].samples[SS_CPU_SPIN] * l->period_ns;
   }
-  give(l, block, SS_STATE_SPIN, share(block->cpu_ns, n[SS_CPU_SPIN], whole));
+  give(l, block, SS_STATE_SPIN, ss_in_proportion(block->cpu_ns, n[SS_CPU_SPIN], whole));
   for (size_t i = 0; i < block->count; i++) {
     emit(l, &block->rows[i], SS_STATE_USER, block->rows[i].left);
   }

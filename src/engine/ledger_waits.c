@@ -58,18 +58,13 @@ static uint64_t least(uint64_t a, uint64_t b)
   return a < b ? a : b;
 }
 
-static uint64_t in_proportion(uint64_t ns, uint64_t part, uint64_t whole)
-{
-  return whole == 0 ? 0 : (uint64_t)((unsigned __int128)ns * part / whole);
-}
-
 /* Takes `cut` out of what is there. */
 static void shorten(struct span *s, struct ss_unlooked *u, uint64_t cut)
 {
   uint64_t missed = least(cut, u->missed_ns);
   u->missed_ns -= missed;
   cut -= missed;
-  uint64_t from_short = in_proportion(cut, u->count, u->count + s->count);
+  uint64_t from_short = ss_in_proportion(cut, u->count, u->count + s->count);
   from_short = from_short > ss_less(cut, s->ns) ? from_short : ss_less(cut, s->ns);
   from_short = least(from_short, least(cut, u->short_ns));
   u->short_ns -= from_short;
