@@ -91,10 +91,11 @@
 
 /* ---- quality (the pipeline and the session) ------------------------------------------
  */
-#define SS_META_LOST "lost"           /* samples the kernel could not deliver */
-#define SS_META_REJECTED "rejected"   /* records that made no sense */
-#define SS_META_THROTTLED "throttled" /* PERF_RECORD_THROTTLE seen */
-#define SS_META_MERGED "merged"       /* 1: samples were merged second by second */
+#define SS_META_LOST "lost"             /* samples the kernel could not deliver */
+#define SS_META_REJECTED "rejected"     /* records that made no sense */
+#define SS_META_UNVERIFIED "unverified" /* merges: [{"why","count"}] */
+#define SS_META_THROTTLED "throttled"   /* PERF_RECORD_THROTTLE seen */
+#define SS_META_MERGED "merged"         /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */
 #define SS_META_TASK_CLOCK_NS "task_clock_ns"     /* on-CPU time as perf counted it */
 #define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */

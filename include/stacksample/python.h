@@ -38,20 +38,43 @@ struct ss_merged {
   int line;                      /* PYTHON: current line, 0 unknown */
 };
 
+/* Why a merge is not verified: the first reason that was met, and its text, which is
+ * what users read. */
+#define SS_PY_DOUBTS(X)                                                                  \
+  X(NONE, NULL)                                                                          \
+  X(NO_THREAD, "no thread state for a thread that runs Python")                          \
+  X(NO_NATIVE, "no native stack to check against")                                       \
+  X(NATIVE_SHORT, "the native stack ended before the Python stack")                      \
+  X(BROKEN, "the chain of frames could not be read to its end")                          \
+  X(UNPLANNED, "sampled before it was known what to read with it")                       \
+  X(MOVED, "Python's frames moved on before they were read")                             \
+  X(ENTERING, "an evaluation that is being entered or left")                             \
+  X(NO_FRAMES, "an evaluation frame without its Python frames")                          \
+  X(NO_EVAL, "a Python frame without its evaluation frame")                              \
+  X(TWO, "two activations in one native frame")                                          \
+  X(OVERLAP, "two activations with the same frames")                                     \
+  X(PLACE, "an anchor is not where this build keeps it")                                 \
+  X(DEEP, "more Python frames than are kept")
+enum ss_py_doubt {
+#define SS_PY_DOUBT_ENUM(name, text) SS_PY_DOUBT_##name,
+  SS_PY_DOUBTS(SS_PY_DOUBT_ENUM)
+#undef SS_PY_DOUBT_ENUM
+      SS_PY_DOUBT_COUNT
+};
+const char *ss_py_doubt_text(enum ss_py_doubt doubt);
+
 struct ss_py_result {
-  size_t count;         /* merged frames written */
-  unsigned python;      /* Python frames among them */
-  unsigned activations; /* evaluation activations found */
-  bool has_python;      /* this thread runs Python at all (a tstate was found) */
-  bool verified;        /* every activation ended exactly at its anchor */
-  const char *why;      /* static text where not verified, else NULL */
+  size_t count;           /* merged frames written */
+  unsigned python;        /* Python frames among them */
+  unsigned activations;   /* evaluation activations found */
+  bool has_python;        /* this thread runs Python at all (a tstate was found) */
+  bool verified;          /* every activation ended exactly at its anchor */
+  enum ss_py_doubt doubt; /* NONE where verified */
 };
 
-/* Why reads were refused, summed over a process. */
+/* Of a process, for its life. */
 struct ss_py_counts {
-  uint64_t merges, verified, unverified;
-  uint64_t rejected; /* chains, strings, tables that made no sense */
-  uint64_t torn;     /* stage 1's bytes and the snapshot disagreed */
+  uint64_t rejected; /* lists and line tables in its memory that made no sense */
 };
 
 struct ss_py; /* the interpreter(s) of one process image */

@@ -216,7 +216,7 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
     t->has_python = result.has_python && result.python > 0;
     t->verified = result.verified;
     if (t->complete && t->has_python && !result.verified)
-      t->why = result.why;
+      t->why = ss_py_doubt_text(result.doubt);
   }
   if (merged == 0)
     for (; merged < native; merged++)

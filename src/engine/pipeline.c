@@ -6,6 +6,7 @@
  * records it looks at live environs, reads schedstat and commits. It never
  * waits for the target, and what it cannot do it counts.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -305,6 +306,21 @@ static void finish_hidden(struct ss_pipeline *p)
     ss_store_meta_u64(store, SS_META_HUGE_FAULT_COST_NS, counts.huge_cost_ns);
 }
 
+static void add_doubts(const struct ss_pipeline *p)
+{
+  struct ss_buf json = {0};
+
+  for (size_t i = 1; i < SS_PY_DOUBT_COUNT; i++)
+    if (p->doubts[i] > 0)
+      ss_buf_addf(&json, "%s{\"why\":\"%s\",\"count\":%" PRIu64 "}", json.len ? "," : "[",
+                  ss_py_doubt_text((enum ss_py_doubt)i), p->doubts[i]);
+  if (json.len > 0) {
+    ss_buf_addc(&json, ']');
+    ss_store_meta(p->config.store, SS_META_UNVERIFIED, ss_buf_str(&json));
+  }
+  ss_buf_release(&json);
+}
+
 void ss_pipeline_finish(struct ss_pipeline *p)
 {
   struct ss_store *store = p->config.store;
@@ -315,7 +331,8 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   add_stops(store, &counts);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED,
-                    p->n_rejected + counts.undecodable + p->py_counts.rejected);
+                    p->n_rejected + counts.undecodable + p->py_rejected);
+  add_doubts(p);
   ss_store_meta_u64(store, SS_META_AUDIT_CHECKED, p->n_audited);
   ss_store_meta_u64(store, SS_META_AUDIT_DIFFER, p->n_audit_differs);
   if (p->config.perf)

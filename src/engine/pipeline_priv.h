@@ -130,8 +130,9 @@ struct ss_pipeline {
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
   uint64_t n_audited, n_audit_differs;
   uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
-  uint64_t news_ns;              /* when code was last seen that may be gone soon */
-  struct ss_py_counts py_counts; /* of ended images */
+  uint64_t news_ns;                   /* when code was last seen that may be gone soon */
+  uint64_t py_rejected;               /* of ended images */
+  uint64_t doubts[SS_PY_DOUBT_COUNT]; /* merges by what speaks against them */
 
   pthread_mutex_t now_lock; /* guards now, and who is in by_pid */
   struct ss_pipeline_now now;

@@ -280,6 +280,7 @@ static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_me
     if (result.has_python && (result.python > 0 || result.activations > 0)) {
       t->has_python = true;
       out->merge = result.verified ? SS_MERGE_VERIFIED : SS_MERGE_UNVERIFIED;
+      p->doubts[result.doubt]++;
     }
     out->merged = result.count;
   }
@@ -491,19 +492,20 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
                       captured->chased_len, spans + n_spans, SS_CHASE_REGIONS);
   ss_mem_spans_init(&mem, spans, n_spans, &t->process->live.mem);
   ss_mem_spans_init(&at_sample, spans, n_spans, NULL);
-  if (rec->u.sample.kernel)
-    push_kernel(&path, rec);
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
     unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
     note_depth(t, p, rec, &user);
     audit(p, t, rec, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
-    push_user(&path, t->process, &user);
     ss_snapshot_release(&snapshot);
   }
   ss_phases_look(p, t->process, &mem.mem, rec->time_ns);
-  refresh_plan(p, t);
+  refresh_plan(p, t); /* before names: the kernel's take 100 ms when first needed */
+  if (rec->u.sample.kernel)
+    push_kernel(&path, rec);
+  if (rec->u.sample.has_regs)
+    push_user(&path, t->process, &user);
   keep_outer(p, t, &user);
   row = (struct ss_sample_row){
       .time_ns = rec->time_ns,

@@ -73,14 +73,8 @@ static void describe(struct ss_pipeline *p, struct ss_process *proc)
 
 static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
 {
-  if (proc->py) {
-    const struct ss_py_counts *c = ss_py_counts(proc->py);
-    p->py_counts.merges += c->merges;
-    p->py_counts.verified += c->verified;
-    p->py_counts.unverified += c->unverified;
-    p->py_counts.rejected += c->rejected;
-    p->py_counts.torn += c->torn;
-  }
+  if (proc->py)
+    p->py_rejected += ss_py_counts(proc->py)->rejected;
   ss_py_free(proc->py);
   proc->py = NULL;
   proc->py_tried_at = 0;

@@ -254,6 +254,7 @@ static cJSON *quality_object(const struct ss_figures *f)
   ss_json_item(q, "merged",
                cJSON_CreateBool(ss_profile_meta_u64(f->p, SS_META_MERGED, 0) != 0));
   put_share(q, "verified_pct", f->verified, f->merges);
+  ss_json_item(q, "unverified", ss_json_unverified(f));
   put_number(audit, "checked", f->p, SS_META_AUDIT_CHECKED, 1, 0);
   put_number(audit, "differ", f->p, SS_META_AUDIT_DIFFER, 1, 0);
   ss_json_item(q, "audit", audit);

@@ -64,6 +64,9 @@ uint64_t ss_spent_running(const struct ss_spent *t);
 uint64_t ss_spent_waiting(const struct ss_spent *t); /* gil lock io child sleep wait */
 /* Part of the kernel time that is page faults; UINT64_MAX: not known. */
 uint64_t ss_spent_fault(const struct ss_figures *f, const struct ss_spent *t);
+/* Why merges are not verified, each with its share of them: unverified.c. */
+void ss_put_unverified(struct ss_buf *out, const struct ss_figures *f); /* or nothing */
+cJSON *ss_json_unverified(const struct ss_figures *f);
 /* Functions and operators: figures_stacks.c. */
 enum ss_err ss_figures_stacks(struct ss_figures *f, struct ss_diag *diag);
 /* Outcomes and durations of the log, onto the tests: figures_log.c. */

@@ -97,11 +97,12 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   ss_buf_adds(&text, "Samples ");
   ss_put_count(&text, f->samples);
   put_known_count(&text, f->p, "lost", SS_META_LOST);
-  put_known_count(&text, f->p, "rejected", SS_META_REJECTED);
+  put_known_count(&text, f->p, "records rejected", SS_META_REJECTED);
   put_percent_of(&text, "stacks complete", f->complete, f->stacks);
   put_without_cfi(&text, f);
   put_percent_of(&text, "truncated", f->truncated, f->samples);
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
+  ss_put_unverified(&text, f);
   ss_buf_addc(&text, '.');
   put_kernel_method(&text, f->p);
   ss_doc_para(d, &text);

@@ -380,9 +380,9 @@ void ss_py_walk_at(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
 
 /* Up to 3.10: assigns each frame's segment to the evaluation frame that has it in
  * a callee-saved register. `assigned` (native frame -> segment + 1) is filled;
- * NULL, or why something is left over. */
-const char *ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
-                                   size_t count, uint32_t *assigned);
+ * NONE, or why something is left over. */
+enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
+                                        size_t count, uint32_t *assigned);
 /* Finds the thread's state(s) and walks them, once more with a fresh list where
  * `sure` (it does run Python) and nothing was found. The thread state walked last
  * and its bytes; NULL: none. */

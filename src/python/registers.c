@@ -61,11 +61,11 @@ static unsigned choose_register(struct ss_py *py, const struct ss_frame *native,
   return best;
 }
 
-const char *ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
-                                   size_t count, uint32_t *assigned)
+enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
+                                        size_t count, uint32_t *assigned)
 {
   const unsigned r = choose_register(py, native, count);
-  const char *why = NULL;
+  enum ss_py_doubt doubt = SS_PY_DOUBT_NONE;
   size_t next = 0;
   for (size_t i = 0; i < count; i++) {
     if (!ss_py_is_eval(py, &native[i]) || !(native[i].saved_known & 1u << r))
@@ -74,13 +74,12 @@ const char *ss_py_assign_registers(struct ss_py *py, const struct ss_frame *nati
     if (at == py->segment_count)
       continue; /* just entered, or about to return: not in the chain */
     if (at != next)
-      why = "a Python frame without its evaluation frame";
+      doubt = SS_PY_DOUBT_NO_EVAL;
     assigned[i] = (uint32_t)at + 1;
     next = at + 1;
   }
   if (count > 0 && next < py->segment_count)
-    why = py->segments[py->segment_count - 1].closed
-              ? "a Python frame without its evaluation frame"
-              : "the chain of frames could not be read to its end";
-  return why;
+    doubt = py->segments[py->segment_count - 1].closed ? SS_PY_DOUBT_NO_EVAL
+                                                       : SS_PY_DOUBT_BROKEN;
+  return doubt;
 }

@@ -140,7 +140,8 @@ static void sample(struct victim *v)
 static void print_merged(const struct victim *v)
 {
   print_message("CPython %s: verified %d, %s, end %s\n", ss_py_version(v->py),
-                v->result.verified, v->result.why ? v->result.why : "-",
+                v->result.verified,
+                v->result.verified ? "-" : ss_py_doubt_text(v->result.doubt),
                 ss_end_word(v->end));
   for (size_t i = 0; i < v->count; i++) {
     struct ss_symbol symbol = {0};
@@ -238,7 +239,7 @@ static void asleep(const char *python)
   assert_int_equal(next_python(&v, at), v.count);
   assert_int_equal(v.end, SS_END_COMPLETE);
   if (!v.result.verified)
-    fail_msg("%s: %s", python, v.result.why);
+    fail_msg("%s: %s", python, ss_py_doubt_text(v.result.doubt));
   assert_int_equal(v.result.python, expected);
   end(&v);
 }
