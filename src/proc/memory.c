@@ -243,8 +243,12 @@ static size_t spans_read(const struct ss_mem *mem, uint64_t addr, void *buf, siz
 static bool spans_hold(const struct ss_mem *mem, uint64_t addr, size_t len)
 {
   const struct ss_mem_spans *m = (const struct ss_mem_spans *)mem;
-  const struct ss_span *s = span_at(m, addr);
-  return s && len <= s->len - (size_t)(addr - s->addr);
+  for (size_t i = 0; i < m->count; i++) { /* they may overlap */
+    const struct ss_span *s = &m->spans[i];
+    if (addr >= s->addr && addr - s->addr <= s->len && len <= s->len - (addr - s->addr))
+      return true;
+  }
+  return false;
 }
 
 void ss_mem_spans_init(struct ss_mem_spans *m, const struct ss_span *spans, size_t count,
