@@ -93,6 +93,7 @@
  */
 #define SS_META_LOST "lost"             /* samples the kernel could not deliver */
 #define SS_META_REJECTED "rejected"     /* records that made no sense */
+#define SS_META_PY_UNREAD "py_unread"   /* CPython's lists and line tables, if any */
 #define SS_META_UNVERIFIED "unverified" /* merges: [{"why","count"}] */
 #define SS_META_THROTTLED "throttled"   /* PERF_RECORD_THROTTLE seen */
 #define SS_META_MERGED "merged"         /* 1: samples were merged second by second */

@@ -330,8 +330,9 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   ss_capture_counts(p->config.capture, &counts);
   add_stops(store, &counts);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
-  ss_store_meta_u64(store, SS_META_REJECTED,
-                    p->n_rejected + counts.undecodable + p->py_rejected);
+  ss_store_meta_u64(store, SS_META_REJECTED, p->n_rejected + counts.undecodable);
+  if (p->py_rejected > 0)
+    ss_store_meta_u64(store, SS_META_PY_UNREAD, p->py_rejected);
   add_doubts(p);
   ss_store_meta_u64(store, SS_META_AUDIT_CHECKED, p->n_audited);
   ss_store_meta_u64(store, SS_META_AUDIT_DIFFER, p->n_audit_differs);

@@ -103,6 +103,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_percent_of(&text, "truncated", f->truncated, f->samples);
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
   ss_put_unverified(&text, f);
+  put_known_count(&text, f->p, "line tables of Python unread", SS_META_PY_UNREAD);
   ss_buf_addc(&text, '.');
   put_kernel_method(&text, f->p);
   ss_doc_para(d, &text);

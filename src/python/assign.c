@@ -228,7 +228,6 @@ void ss_py_assign_all(struct ss_py_merge *m)
   recover(m);
   if (ss_py_leaf_is_entering(m))
     return; /* that is why, and it has no frames yet */
-  py->counts.rejected++;
   if (m->assigned[0] == SS_PY_UNASSIGNED && ss_py_merge_is_eval(py, &m->native[0]))
     ss_py_doubt_it(m, SS_PY_DOUBT_BROKEN);
 }
