@@ -43,10 +43,16 @@ static void publish(struct ss_pipeline *p, const char *test, size_t test_len,
 
 static void close_row(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
 {
-  if (proc->phase == SS_ID_NONE)
+  if (proc->phase == SS_ID_NONE || proc->phase_shared)
     return;
   proc->phase_row.end_ns = time_ns;
   ss_store_phase_update(p->config.store, proc->phase, &proc->phase_row);
+}
+
+static void book(struct ss_process *proc, uint64_t time_ns)
+{
+  for (struct ss_thread *t = proc->threads; t; t = t->next)
+    ss_ledger_phase(t->ledger, time_ns, proc->phase);
 }
 
 static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *test,
@@ -55,6 +61,7 @@ static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *te
   close_row(p, proc, time_ns);
   proc->phase_before = proc->phase;
   proc->phase_start_ns = time_ns;
+  proc->phase_shared = false;
   proc->phase_row = (struct ss_phase_row){
       .process = proc->id,
       .test = ss_store_string(p->config.store, test, test_len),
@@ -63,8 +70,7 @@ static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *te
   };
   proc->phase_row.occurrence = next_occurrence(p, &proc->phase_row);
   proc->phase = ss_store_phase(p->config.store, &proc->phase_row);
-  for (struct ss_thread *t = proc->threads; t; t = t->next)
-    ss_ledger_phase(t->ledger, time_ns, proc->phase);
+  book(proc, time_ns);
   publish(p, test, test_len, phase, phase_len, time_ns);
 }
 
@@ -73,6 +79,21 @@ void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t ti
 {
   if (proc->pytest && proc->phase == SS_ID_NONE)
     enter(p, proc, collection, strlen(collection), "", 0, time_ns);
+}
+
+/* Not outside of tests: what is started there (a worker of xdist) has a collection
+ * of its own. */
+void ss_phases_inherit(struct ss_process *child, const struct ss_process *parent,
+                       uint64_t time_ns)
+{
+  if (parent->phase == SS_ID_NONE || parent->env.value == NULL)
+    return;
+  child->phase_before = child->phase;
+  child->phase = parent->phase;
+  child->phase_row = parent->phase_row;
+  child->phase_start_ns = time_ns;
+  child->phase_shared = true;
+  book(child, time_ns);
 }
 
 void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
@@ -84,6 +105,33 @@ void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time
 uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns)
 {
   return time_ns >= proc->phase_start_ns ? proc->phase : proc->phase_before;
+}
+
+static bool row_names(struct ss_pipeline *p, const struct ss_process *proc,
+                      const struct ss_test_id *id)
+{
+  const struct ss_phase_row *row = &proc->phase_row;
+
+  return proc->phase != SS_ID_NONE &&
+         row->test == ss_store_string(p->config.store, id->id, id->id_len) &&
+         row->phase == ss_store_string(p->config.store, id->phase, id->phase_len);
+}
+
+/* What a child inherited of the environ is no test of its own: it goes on working
+ * for its parent, whose test may have begun just before the fork. */
+static bool is_of_parent(struct ss_pipeline *p, struct ss_process *proc,
+                         const struct ss_test_id *id, uint64_t time_ns)
+{
+  const struct ss_process *parent = ss_tracked_find_process(p, proc->ppid);
+
+  if (!proc->phase_shared)
+    return false;
+  if (row_names(p, proc, id))
+    return true;
+  if (!parent || !row_names(p, parent, id))
+    return false;
+  ss_phases_inherit(proc, parent, time_ns);
+  return true;
 }
 
 static bool row_is(struct ss_pipeline *p, const struct ss_process *proc, const char *text)
@@ -100,12 +148,14 @@ static void changed(struct ss_pipeline *p, struct ss_process *proc, uint64_t tim
     enter(p, proc, finish, strlen(finish), "", 0, time_ns);
     return;
   }
+  ss_test_parse(proc->env.value, proc->env.value_len, &id);
+  if (is_of_parent(p, proc, &id, time_ns))
+    return;
   /* What looked like the end was only the gap before this test. */
-  if (row_is(p, proc, finish)) {
+  if (row_is(p, proc, finish) && !proc->phase_shared) {
     proc->phase_row.test = ss_store_string(p->config.store, between, strlen(between));
     ss_store_phase_update(p->config.store, proc->phase, &proc->phase_row);
   }
-  ss_test_parse(proc->env.value, proc->env.value_len, &id);
   enter(p, proc, id.id, id.id_len, id.phase, id.phase_len, time_ns);
 }
 

@@ -47,6 +47,7 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   uint32_t phase, phase_before; /* in the store; SS_ID_NONE */
   uint64_t phase_start_ns;
   struct ss_phase_row phase_row;
+  bool phase_shared; /* the row is the parent's: the child works for its test */
 
   struct ss_thread *threads; /* list */
   struct ss_process *next;
@@ -140,6 +141,7 @@ struct ss_pipeline {
 };
 
 /* tracked.c: who lives */
+struct ss_process *ss_tracked_find_process(struct ss_pipeline *p, pid_t pid); /* NULL */
 struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns);
 bool ss_tracked_knows(const struct ss_pipeline *p, pid_t pid, pid_t tid);
 struct ss_thread *ss_tracked_thread(struct ss_pipeline *p, pid_t pid, pid_t tid,
@@ -164,6 +166,9 @@ void ss_tracked_free(struct ss_pipeline *p);
 
 /* phases.c: which test runs */
 void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
+/* A child works for the test of its parent, until its own environ names another. */
+void ss_phases_inherit(struct ss_process *child, const struct ss_process *parent,
+                       uint64_t time_ns);
 void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
                     const struct ss_mem *mem, uint64_t time_ns);
 void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns);

@@ -125,7 +125,7 @@ static struct ss_process *process_new(struct ss_pipeline *p, pid_t pid, uint64_t
   return proc;
 }
 
-static struct ss_process *process_find(struct ss_pipeline *p, pid_t pid)
+struct ss_process *ss_tracked_find_process(struct ss_pipeline *p, pid_t pid)
 {
   uint64_t *found = ss_idmap_get(&p->by_pid, (uint64_t)pid);
 
@@ -141,7 +141,7 @@ static struct ss_thread *thread_find(const struct ss_pipeline *p, pid_t tid)
 
 struct ss_process *ss_tracked_process(struct ss_pipeline *p, pid_t pid, uint64_t time_ns)
 {
-  struct ss_process *proc = process_find(p, pid);
+  struct ss_process *proc = ss_tracked_find_process(p, pid);
 
   if (proc)
     return proc;
@@ -275,8 +275,8 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
   }
   if (p->config.no_children)
     return;
-  parent = process_find(p, rec->u.task.ppid);
-  child = process_find(p, rec->pid);
+  parent = ss_tracked_find_process(p, rec->u.task.ppid);
+  child = ss_tracked_find_process(p, rec->pid);
   if (child) /* the number came back */
     ss_tracked_exit(p, rec->pid, rec->pid, rec->time_ns);
   child = process_new(p, rec->pid, rec->time_ns);
@@ -290,6 +290,7 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
     child->row.label = parent->row.label;
     child->row.command = parent->row.command;
     child->pytest = parent->pytest;
+    ss_phases_inherit(child, parent, rec->time_ns);
     ss_store_process_update(p->config.store, child->id, &child->row);
   }
   ss_phases_start(p, child, rec->time_ns);
@@ -361,7 +362,7 @@ struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t n
 
 void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec)
 {
-  struct ss_process *proc = process_find(p, rec->pid);
+  struct ss_process *proc = ss_tracked_find_process(p, rec->pid);
 
   if (proc == NULL || proc->maps_read_ns == 0) /* read when first needed */
     return;
@@ -442,7 +443,7 @@ static void process_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t
 
 void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_ns)
 {
-  struct ss_process *proc = process_find(p, pid);
+  struct ss_process *proc = ss_tracked_find_process(p, pid);
   struct ss_thread *t = thread_find(p, tid);
   uint64_t cpu_ns, wait_ns;
 

@@ -41,6 +41,25 @@ def middle(value):
 def test_breaks():
     assert middle({}) == 1
 """,
+    "test_children.py": """
+import os, subprocess, sys
+
+def test_starts_a_command():
+    code = "import test_busy; test_busy.burn()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+def test_starts_a_command_without_environment():
+    code = "import test_busy; test_busy.burn()"
+    subprocess.run([sys.executable, "-c", code], check=True, env={})
+
+def test_forks():
+    pid = os.fork()
+    if pid == 0:
+        import test_busy
+        test_busy.burn()
+        os._exit(0)
+    os.waitpid(pid, 0)
+""",
     "test_long.py": """
 import test_busy
 
@@ -182,6 +201,19 @@ def test_xdist_workers(out, project):
     assert {f"{test} ({phase})" for test, phase in CALLS} <= by_test(folder)
     roots = {frames[0] for frames, _ in folded(folder / "stacks.folded")}
     assert {"gw0", "gw1", "pytest"} <= roots
+    sums_hold(folder)
+
+
+def test_children_work_for_their_test(out, project):
+    """What a test starts counts for it, with and without its environment."""
+    folder = wrapped(out, project, [*PYTEST, "test_children.py"])
+    rows = [r.split("\t") for r in (folder / "tests.tsv").read_text().splitlines()[1:]]
+    names = [r[0] for r in rows if r[1] in ("", "call")]
+    tests = [f"test_children.py::test_{n}" for n in (
+        "starts_a_command", "starts_a_command_without_environment", "forks")]
+    assert names == ["(collection)", *tests, "(session finish)"]
+    user_s = {r[0]: float(r[5]) + float(r[6]) for r in rows if r[1] == "call"}
+    assert all(user_s[test] >= 0.95 * BUSY_S for test in tests), user_s
     sums_hold(folder)
 
 
