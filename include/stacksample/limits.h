@@ -16,7 +16,7 @@
 #define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
 #define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
 #define SS_PLAN_DEEP_MAX (44u << 10)  /* of these, stack behind a snapshot */
-#define SS_QUEUE_BYTES (8u << 20)     /* stage 1 -> stage 2, per CPU */
+#define SS_QUEUE_BYTES (16u << 20)    /* stage 1 -> 2, per CPU: 0.8 s of 1000 Hz */
 /* How long after its time a record may still appear in a ring: the kernel takes the
  * time first and publishes last, and a virtual CPU may be paused between. */
 #define SS_SETTLE_NS (5u * 1000 * 1000)
@@ -26,6 +26,7 @@
 #define SS_FRAMES_MAX 1024              /* native frames unwound per stack */
 #define SS_PY_FRAMES_MAX 4096           /* Python frames per thread */
 #define SS_AUDIT_EVERY 1000             /* one stack in so many is unwound a second way */
+#define SS_MEMOS_MAX 512                /* threads whose last stack is kept, 10 KB each */
 #define SS_CFI_KEPT_MAX (32u << 20)     /* unwind sections kept for that; torch: 12 MB */
 #define SS_FRAME_SIZE_MAX (1u << 20)    /* one native frame; more is not a stack */
 #define SS_STACK_READ_MAX (8u << 20)    /* live bytes beyond a snapshot */

@@ -120,6 +120,25 @@ enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space 
                             const struct ss_mem *stack, const struct ss_regs *regs,
                             struct ss_frame *frames, size_t cap, size_t *count);
 
+/*
+ * The last stack of one thread. Its outer part is taken over by the next stack as
+ * long as that stands in the same frames and every word of the stack by which they
+ * were found is what it was: then they would be found again. The result is always
+ * that of ss_unwind_stack; only the work is less.
+ */
+struct ss_unwind_memo;
+struct ss_unwind_memo *ss_unwind_memo_new(void); /* NULL: out of memory */
+void ss_unwind_memo_free(struct ss_unwind_memo *memo);
+struct ss_unwound { /* valid until the memo's next use */
+  const struct ss_frame *frames;
+  uint32_t *tags; /* one a frame, the caller's: 0 in a new frame, else as it was left */
+  size_t count, reused; /* the `reused` outermost were taken over */
+};
+enum ss_end ss_unwind_stack_again(struct ss_unwinder *u,
+                                  const struct ss_unwind_space *space,
+                                  const struct ss_mem *stack, const struct ss_regs *regs,
+                                  struct ss_unwind_memo *memo, struct ss_unwound *out);
+
 /* A second opinion on the same stack by libunwind alone: the instruction
  * pointers, innermost first. Where it ends NO_CFI the rest has no opinion. */
 enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space *space,

@@ -209,7 +209,7 @@ static void drain(struct ss_cpu *cpu)
   atomic_store_explicit(&cpu->consumed, reader->tail, memory_order_release);
   atomic_store_explicit(&cpu->drained_ns, before, memory_order_release);
   add(&cpu->undecodable, reader->corrupt - corrupt);
-  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 4) {
+  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 16) {
     ss_capture_wake_stage_2(cpu->capture);
   }
 }

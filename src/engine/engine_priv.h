@@ -128,27 +128,36 @@ bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
 struct ss_entry { /* followed by the record's bytes, raw bytes, regions of the chase and
                    * their bytes, each 8-aligned */
   uint32_t size;  /* of the whole entry */
-  uint32_t record_len; /* 0: padding at the end of the ring */
+  uint32_t record_len;
   uint32_t raw_len;
   uint32_t chased_len;
   uint16_t chased; /* regions */
   uint8_t rank;
-  bool own;  /* the record is of our own making: own_record.c */
-  bool done; /* handed out and released (stage 2 only) */
+  bool own; /* the record is of our own making: own_record.c */
   uint64_t time_ns;
   uint64_t read_ns;
   struct ss_read_plan plan; /* last: only the used regions are stored */
 };
+enum { SS_QUEUE_CHUNKS = 64 };
 struct ss_queue {
   unsigned char *bytes;
-  uint64_t size;                      /* a power of two */
-  _Alignas(64) _Atomic uint64_t head; /* written by stage 1 */
-  _Alignas(64) _Atomic uint64_t tail; /* written by stage 2 */
-  uint64_t seen;                      /* stage 2: entries up to here were taken */
+  uint64_t size, chunk;               /* chunk: size / SS_QUEUE_CHUNKS */
+  uint32_t write_chunk;               /* stage 1: where the next entry goes */
+  uint64_t write_at;                  /* ... in it */
+  uint32_t read_chunk;                /* stage 2: where the next one comes from */
+  _Alignas(64) _Atomic uint64_t free; /* bit i: chunk i is nobody's */
+  struct ss_queue_chunk {
+    _Alignas(64) _Atomic uint64_t filled; /* bytes; written by stage 1 */
+    _Atomic uint32_t next;                /* chunk + 1 that follows; 0: none yet */
+    uint64_t taken;                       /* stage 2: bytes of entries handed out, */
+    uint32_t open;                        /* how many of these are not done, and */
+    bool left;                            /* whether there are no more */
+  } chunks[SS_QUEUE_CHUNKS];
 };
+/* An entry is at most size / SS_QUEUE_CHUNKS long. */
 bool ss_queue_init(struct ss_queue *q, uint64_t size);
 void ss_queue_release(struct ss_queue *q);
-uint64_t ss_queue_used(const struct ss_queue *q);
+uint64_t ss_queue_used(const struct ss_queue *q); /* bytes, in whole chunks */
 /* Contiguous room of `size` bytes, or NULL: full. Nothing is visible before
  * ss_queue_commit. */
 struct ss_entry *ss_queue_reserve(struct ss_queue *q, size_t size);

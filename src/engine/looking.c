@@ -116,14 +116,14 @@ void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns)
  */
 
 void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
-                       const struct ss_waiting_seen *seen, size_t native,
-                       const struct ss_mem *mem, struct ss_waiting *out)
+                       const struct ss_waiting_seen *seen, const struct ss_frame *frames,
+                       size_t native, const struct ss_mem *mem, struct ss_waiting *out)
 {
   const char *names[SS_WAITING_NAMES];
   size_t n = native < SS_WAITING_NAMES ? native : SS_WAITING_NAMES;
 
   for (size_t i = 0; i < n; i++) {
-    const struct ss_frame *f = &p->native[i];
+    const struct ss_frame *f = &frames[i];
     struct ss_symbol symbol;
     names[i] = NULL;
     if (f->module && ss_waiting_wants(f->module->name) &&

@@ -53,6 +53,14 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   struct ss_process *next;
 };
 
+struct ss_path_memo { /* a thread's last path of the trie, from the root inward */
+  struct ss_path_step {
+    uint32_t frame, node;
+    int line;
+  } * steps;
+  size_t count, cap;
+};
+
 struct ss_thread {
   struct ss_process *process;
   pid_t tid;
@@ -70,8 +78,11 @@ struct ss_thread {
   unsigned n_outer;
   /* looking.c: in the list of threads whose present wait has no look. */
   struct ss_thread *look_next, **look_link;
-  uint32_t py_name;       /* string + 1; 0: not looked up */
-  uint64_t switch_ns;     /* of its newest switch that is known, maybe before its turn */
+  uint32_t py_name;   /* string + 1; 0: not looked up */
+  uint64_t switch_ns; /* of its newest switch that is known, maybe before its turn */
+  struct ss_unwind_memo *memo; /* NULL: it has few samples */
+  bool whole;                  /* its last stack reached the thread's start */
+  struct ss_path_memo path;
   struct ss_thread *next; /* of the same process */
 };
 
@@ -116,7 +127,7 @@ struct ss_pipeline {
   struct ss_process *processes; /* alive, newest first */
   struct ss_idmap by_pid;       /* pid -> struct ss_process * */
   struct ss_idmap by_tid;       /* tid -> struct ss_thread * */
-  size_t n_processes, n_threads;
+  size_t n_processes, n_threads, n_memos;
   struct ss_idmap occurrences;   /* hash of (process, test, phase) -> count */
   struct ss_idmap module_rows;   /* module id -> store module */
   struct ss_idmap kernel_frames; /* kernel function's address -> store frame */
@@ -198,12 +209,13 @@ void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns);
 int ss_looking_round(struct ss_pipeline *p, uint64_t now_ns);
 /* What the frames that were just unwound, and `seen`, say of the wait. */
 void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
-                       const struct ss_waiting_seen *seen, size_t native,
-                       const struct ss_mem *mem, struct ss_waiting *out);
+                       const struct ss_waiting_seen *seen, const struct ss_frame *frames,
+                       size_t native, const struct ss_mem *mem, struct ss_waiting *out);
 /* Its reason as it stands in stacks: with who holds the GIL. */
 void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
                     const struct ss_waiting *waiting, char *text, size_t cap);
 
+void ss_stacking_forget(struct ss_pipeline *p, struct ss_thread *t);
 /* roles.c: names and roles of threads, when names are known */
 void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
 

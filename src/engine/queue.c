@@ -1,8 +1,11 @@
 /*
- * The queue of one CPU from stage 1 to stage 2: one writer, one reader, a ring of
- * entries of any size that never wrap (a padding entry fills the end instead).
- * Entries are taken in order and may be finished in any order; space goes back to
- * the writer up to the first unfinished one.
+ * The queue of one CPU from stage 1 to stage 2: one writer, one reader, entries of
+ * any size. They may be finished in any order.
+ *
+ * Its memory is cut into chunks. The writer fills one, goes on with the lowest that
+ * is free and links the two; the reader gives a chunk back when all its entries are
+ * done. So a short queue stays in the same few pages, in the cache, while all of the
+ * memory is there for the moment in which the reader is held up.
  */
 #include <stdatomic.h>
 #include <sys/mman.h>
@@ -11,7 +14,8 @@
 
 bool ss_queue_init(struct ss_queue *q, uint64_t size)
 {
-  *q = (struct ss_queue){.size = size};
+  *q = (struct ss_queue){.size = size, .chunk = size / SS_QUEUE_CHUNKS};
+  atomic_store(&q->free, ~(uint64_t)1); /* the writer has the first one */
   /* Pages that are never used cost nothing. */
   void *bytes = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -29,76 +33,88 @@ void ss_queue_release(struct ss_queue *q)
 
 uint64_t ss_queue_used(const struct ss_queue *q)
 {
-  return atomic_load_explicit(&q->head, memory_order_acquire) -
-         atomic_load_explicit(&q->tail, memory_order_acquire);
+  uint64_t idle = atomic_load_explicit(&q->free, memory_order_acquire);
+  return q->chunk * (uint64_t)(SS_QUEUE_CHUNKS - __builtin_popcountll(idle));
 }
 
-static struct ss_entry *entry_at(const struct ss_queue *q, uint64_t pos)
+static struct ss_entry *entry_at(const struct ss_queue *q, uint32_t chunk, uint64_t at)
 {
-  return (struct ss_entry *)(q->bytes + (pos & (q->size - 1)));
+  return (struct ss_entry *)(q->bytes + chunk * q->chunk + at);
 }
 
-/* A short queue goes back to the start early, so that few pages are ever touched
- * (and those stay in the cache); what it gives up at the end is free again as soon
- * as stage 2 looks. */
-static bool start_over(const struct ss_queue *q, uint64_t at, uint64_t used)
+/* ---- the writer ----------------------------------------------------------------- */
+
+static bool next_chunk(struct ss_queue *q)
 {
-  return at > q->size / 4 && used <= q->size / 16;
+  uint64_t idle = atomic_load_explicit(&q->free, memory_order_acquire);
+  if (idle == 0) {
+    return false;
+  }
+  uint32_t next = (uint32_t)__builtin_ctzll(idle);
+  atomic_fetch_and_explicit(&q->free, ~((uint64_t)1 << next), memory_order_relaxed);
+  atomic_store_explicit(&q->chunks[next].filled, 0, memory_order_relaxed);
+  atomic_store_explicit(&q->chunks[next].next, 0, memory_order_relaxed);
+  atomic_store_explicit(&q->chunks[q->write_chunk].next, next + 1, memory_order_release);
+  q->write_chunk = next;
+  q->write_at = 0;
+  return true;
 }
 
 struct ss_entry *ss_queue_reserve(struct ss_queue *q, size_t size)
 {
-  uint64_t head = atomic_load_explicit(&q->head, memory_order_relaxed);
-  uint64_t used = head - atomic_load_explicit(&q->tail, memory_order_acquire);
-  uint64_t at = head & (q->size - 1);
-  uint64_t to_end = q->size - at;
-  if (size <= to_end && !start_over(q, at, used)) {
-    return used + size <= q->size ? entry_at(q, head) : NULL;
-  }
-  if (used + to_end + size > q->size) {
+  if (size > q->chunk || (size > q->chunk - q->write_at && !next_chunk(q))) {
     return NULL;
   }
-  struct ss_entry *pad = entry_at(q, head);
-  pad->size = (uint32_t)to_end;
-  pad->record_len = 0;
-  atomic_store_explicit(&q->head, head + to_end, memory_order_release);
-  return entry_at(q, head + to_end);
+  return entry_at(q, q->write_chunk, q->write_at);
 }
 
 void ss_queue_commit(struct ss_queue *q, struct ss_entry *entry)
 {
-  uint64_t head = atomic_load_explicit(&q->head, memory_order_relaxed);
-  SS_INVARIANT(entry == entry_at(q, head) && entry->size % 16 == 0);
-  entry->done = false;
-  atomic_store_explicit(&q->head, head + entry->size, memory_order_release);
+  SS_INVARIANT(entry == entry_at(q, q->write_chunk, q->write_at) &&
+               entry->size % 16 == 0);
+  q->write_at += entry->size;
+  atomic_store_explicit(&q->chunks[q->write_chunk].filled, q->write_at,
+                        memory_order_release);
 }
 
-static void give_back(struct ss_queue *q)
+/* ---- the reader ----------------------------------------------------------------- */
+
+static void give_back(struct ss_queue *q, uint32_t chunk)
 {
-  uint64_t tail = atomic_load_explicit(&q->tail, memory_order_relaxed);
-  while (tail != q->seen && entry_at(q, tail)->done) {
-    tail += entry_at(q, tail)->size;
+  struct ss_queue_chunk *c = &q->chunks[chunk];
+  if (!c->left || c->open > 0) {
+    return;
   }
-  atomic_store_explicit(&q->tail, tail, memory_order_release);
+  c->left = false;
+  c->taken = 0;
+  atomic_fetch_or_explicit(&q->free, (uint64_t)1 << chunk, memory_order_release);
 }
 
 struct ss_entry *ss_queue_take(struct ss_queue *q)
 {
-  uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
-  while (q->seen != head) {
-    struct ss_entry *entry = entry_at(q, q->seen);
-    q->seen += entry->size;
-    if (entry->record_len > 0) {
+  for (;;) {
+    struct ss_queue_chunk *c = &q->chunks[q->read_chunk];
+    /* In this order: once there is a next one, nothing more comes into this. */
+    uint32_t next = atomic_load_explicit(&c->next, memory_order_acquire);
+    if (c->taken < atomic_load_explicit(&c->filled, memory_order_acquire)) {
+      struct ss_entry *entry = entry_at(q, q->read_chunk, c->taken);
+      c->taken += entry->size;
+      c->open++;
       return entry;
     }
-    entry->done = true;
-    give_back(q);
+    if (next == 0) {
+      return NULL;
+    }
+    uint32_t left = q->read_chunk;
+    q->read_chunk = next - 1;
+    c->left = true;
+    give_back(q, left);
   }
-  return NULL;
 }
 
 void ss_queue_done(struct ss_queue *q, struct ss_entry *entry)
 {
-  entry->done = true;
-  give_back(q);
+  uint32_t chunk = (uint32_t)((uint64_t)((unsigned char *)entry - q->bytes) / q->chunk);
+  q->chunks[chunk].open--;
+  give_back(q, chunk);
 }

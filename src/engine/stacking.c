@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "stacksample/buf.h"
 #include "stacksample/cursor.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
@@ -195,11 +196,62 @@ static uint32_t python_frame(struct ss_pipeline *p, struct ss_process *proc,
  */
 
 struct user_stack {
+  const struct ss_frame *frames;
+  uint32_t *tags; /* store frame + 1 of a frame, 0: not looked up; NULL: none kept */
   size_t native, merged;
   enum ss_end end;
   enum ss_method method; /* the weakest */
   enum ss_merge_quality merge;
 };
+
+/* Most threads of a big pool have a handful of samples: not worth the memory. */
+static struct ss_unwind_memo *memo_of(struct ss_pipeline *p, struct ss_thread *t)
+{
+  enum { SAMPLES_FEW = 4 };
+
+  if (t->memo == NULL && t->samples >= SAMPLES_FEW && p->n_memos < SS_MEMOS_MAX &&
+      (t->memo = ss_unwind_memo_new()) != NULL)
+    p->n_memos++;
+  return t->whole ? t->memo : NULL;
+}
+
+void ss_stacking_forget(struct ss_pipeline *p, struct ss_thread *t)
+{
+  p->n_memos -= t->memo != NULL;
+  ss_unwind_memo_free(t->memo);
+  t->memo = NULL;
+  free(t->path.steps);
+  t->path = (struct ss_path_memo){0};
+}
+
+/* The native frames: on from the thread's last stack, or, where that does not end at
+ * the thread's start, from the beginning, with CPython's help. */
+static void walk(struct ss_pipeline *p, struct ss_thread *t, const struct ss_record *rec,
+                 struct ss_snapshot *snapshot, struct user_stack *out)
+{
+  struct ss_process *proc = t->process;
+  /* A look knows two registers only: its stack is not one to go on from. */
+  bool sampled = !proc->space.only_ip_sp;
+  struct ss_unwind_memo *memo =
+      sampled && !proc->space.saved_registers ? memo_of(p, t) : NULL;
+  struct ss_unwound again;
+
+  if (memo &&
+      ss_unwind_stack_again(p->unwinder, &proc->space, &snapshot->mem,
+                            &rec->u.sample.regs, memo, &again) == SS_END_COMPLETE) {
+    out->end = SS_END_COMPLETE;
+    out->frames = again.frames;
+    out->tags = again.tags;
+    out->native = again.count;
+    return;
+  }
+  out->frames = p->native;
+  out->end = ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space,
+                                &snapshot->mem, &proc->live.mem, &rec->u.sample.regs,
+                                p->native, SS_FRAMES_MAX, &out->native);
+  if (sampled)
+    t->whole = out->end == SS_END_COMPLETE;
+}
 
 static void unwind(struct ss_pipeline *p, struct ss_thread *t,
                    const struct ss_captured *c, const struct ss_mem *captured,
@@ -216,13 +268,11 @@ static void unwind(struct ss_pipeline *p, struct ss_thread *t,
   ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
                    &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
   snapshot->captured = captured;
-  out->end = ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space,
-                                &snapshot->mem, &proc->live.mem, &rec->u.sample.regs,
-                                p->native, SS_FRAMES_MAX, &out->native);
+  walk(p, t, rec, snapshot, out);
   out->method = SS_METHOD_CFI;
   for (size_t i = 0; i < out->native; i++)
-    if (p->native[i].method > out->method && p->native[i].method != SS_METHOD_NONE)
-      out->method = p->native[i].method;
+    if (out->frames[i].method > out->method && out->frames[i].method != SS_METHOD_NONE)
+      out->method = out->frames[i].method;
 }
 
 /* A second opinion on one stack in many; how often it differs is shown. */
@@ -238,7 +288,7 @@ static void audit(struct ss_pipeline *p, struct ss_thread *t, const struct ss_re
   end = ss_unwind_audit(p->unwinder, &t->process->space, &snapshot->mem,
                         &rec->u.sample.regs, ips, SS_FRAMES_MAX, &count);
   p->n_audited++;
-  if (ss_unwind_differs(p->native, u->native, ips, count, end))
+  if (ss_unwind_differs(u->frames, u->native, ips, count, end))
     p->n_audit_differs++;
   ss_unwind_trim(p->modules);
 }
@@ -275,7 +325,7 @@ static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_me
 
   out->merge = SS_MERGE_NONE;
   if (py) {
-    ss_py_merge(py, t->tid, stack, mem, p->native, out->native, p->merged,
+    ss_py_merge(py, t->tid, stack, mem, out->frames, out->native, p->merged,
                 SS_FRAMES_MAX + SS_PY_FRAMES_MAX, &result);
     if (result.has_python && (result.python > 0 || result.activations > 0)) {
       t->has_python = true;
@@ -291,6 +341,19 @@ static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_me
   }
 }
 
+/* A frame that was taken over from the thread's last stack has its store frame. */
+static uint32_t native_frame_of(struct ss_pipeline *p, struct ss_process *proc,
+                                const struct user_stack *u, size_t i)
+{
+  const struct ss_frame *f = &u->frames[i];
+
+  if (u->tags == NULL || f->module == NULL)
+    return native_frame(p, proc, f);
+  if (u->tags[i] == 0)
+    u->tags[i] = native_frame(p, proc, f) + 1;
+  return u->tags[i] - 1;
+}
+
 static void push_user(struct path *path, struct ss_process *proc,
                       const struct user_stack *u)
 {
@@ -301,7 +364,7 @@ static void push_user(struct path *path, struct ss_process *proc,
     if (m->kind == SS_MERGED_PYTHON)
       push(path, python_frame(p, proc, m->code), m->line);
     else if (!p->config.no_native && m->native < u->native)
-      push(path, native_frame(p, proc, &p->native[m->native]), 0);
+      push(path, native_frame_of(p, proc, u, m->native), 0);
   }
   if (u->end != SS_END_COMPLETE) {
     char text[64];
@@ -318,19 +381,19 @@ static void push_user(struct path *path, struct ss_process *proc,
  * it. It ends below the outermost frame, which does not move, and begins where the
  * first frame that reaches behind the copy keeps what its caller needs: a kernel of
  * OpenBLAS has 30 KB of its own data below that. */
-static void note_depth(struct ss_thread *t, const struct ss_pipeline *p,
-                       const struct ss_record *rec, const struct user_stack *u)
+static void note_depth(struct ss_thread *t, const struct ss_record *rec,
+                       const struct user_stack *u)
 {
   enum { SAVED = 256, ABOVE = 64 };
   uint64_t copied = rec->u.sample.regs.r[SS_REG_SP] + rec->u.sample.stack_len;
 
   if (u->end != SS_END_COMPLETE || u->native == 0)
     return;
-  uint64_t end = p->native[u->native - 1].sp + ABOVE, from = end;
+  uint64_t end = u->frames[u->native - 1].sp + ABOVE, from = end;
   if (end <= copied || end - copied > SS_STACK_READ_MAX)
     return;
-  for (size_t i = u->native - 1; i-- > 0 && p->native[i].cfa > copied;)
-    from = p->native[i].sp > copied ? p->native[i].sp : p->native[i].cfa - SAVED;
+  for (size_t i = u->native - 1; i-- > 0 && u->frames[i].cfa > copied;)
+    from = u->frames[i].sp > copied ? u->frames[i].sp : u->frames[i].cfa - SAVED;
   if (end - from > SS_PLAN_DEEP_MAX)
     from = end - SS_PLAN_DEEP_MAX;
   if (end != t->deep_end || from < t->deep_from)
@@ -365,24 +428,38 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 /* ---- the sample
  * ------------------------------------------------------------------------- */
 
-static void keep_outer(struct ss_pipeline *p, struct ss_thread *t,
-                       const struct user_stack *u)
+static void keep_outer(struct ss_thread *t, const struct user_stack *u)
 {
   if (t->n_outer > 0 || u->end != SS_END_COMPLETE)
     return;
   for (size_t i = u->native; i-- > 0 && t->n_outer < SS_OUTER_FRAMES;)
-    if (p->native[i].module)
-      t->outer[t->n_outer++] = (struct ss_outer){.module = p->native[i].module->id,
-                                                 .vaddr = p->native[i].vaddr};
+    if (u->frames[i].module)
+      t->outer[t->n_outer++] = (struct ss_outer){.module = u->frames[i].module->id,
+                                                 .vaddr = u->frames[i].vaddr};
 }
 
-static uint32_t store_path(const struct path *path)
+/* The trie's node: the outer part is most often that of the thread's last sample. */
+static uint32_t store_path(const struct path *path, struct ss_path_memo *last)
 {
   struct ss_pipeline *p = path->p;
   uint32_t node = SS_ID_NONE;
+  bool same = last != NULL;
+  bool kept = last && ss_grow(&last->steps, &last->cap, path->n, sizeof *last->steps);
 
-  for (size_t i = path->n; i-- > 0;)
-    node = ss_store_stack(p->config.store, node, p->path[i], p->path_lines[i]);
+  for (size_t i = path->n, k = 0; i-- > 0; k++) {
+    struct ss_path_step step = {.frame = p->path[i], .line = p->path_lines[i]};
+    same = same && k < last->count && last->steps[k].frame == step.frame &&
+           last->steps[k].line == step.line;
+    if (same) {
+      node = last->steps[k].node;
+      continue;
+    }
+    node = step.node = ss_store_stack(p->config.store, node, step.frame, step.line);
+    if (kept)
+      last->steps[k] = step;
+  }
+  if (last)
+    last->count = kept ? path->n : 0;
   return node;
 }
 
@@ -451,13 +528,13 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
     merge(p, t, &snapshot.mem, &mem.mem, &user);
   }
   t->process->space.only_ip_sp = false;
-  ss_looking_reason(p, t, seen, user.native, &mem.mem, &waiting);
+  ss_looking_reason(p, t, seen, user.frames, user.native, &mem.mem, &waiting);
   ss_looking_say(p, t, &waiting, reason, sizeof(reason));
   push(&path, named_frame(p, SS_FRAME_SYNTHETIC, reason), 0);
   push_user(&path, t->process, &user);
-  keep_outer(p, t, &user);
+  keep_outer(t, &user);
   ss_snapshot_release(&snapshot);
-  *out = (struct ss_wait){.stack = store_path(&path),
+  *out = (struct ss_wait){.stack = store_path(&path, NULL),
                           .state = (uint8_t)waiting.state,
                           .end = (uint8_t)user.end,
                           .method = (uint8_t)user.method,
@@ -495,7 +572,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
     unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
-    note_depth(t, p, rec, &user);
+    note_depth(t, rec, &user);
     audit(p, t, rec, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     ss_snapshot_release(&snapshot);
@@ -506,12 +583,12 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     push_kernel(&path, rec);
   if (rec->u.sample.has_regs)
     push_user(&path, t->process, &user);
-  keep_outer(p, t, &user);
+  keep_outer(t, &user);
   row = (struct ss_sample_row){
       .time_ns = rec->time_ns,
       .weight_ns = p->facts.period_ns * (1 + (uint64_t)rec->u.sample.more),
       .thread = t->id,
-      .stack = store_path(&path),
+      .stack = store_path(&path, &t->path),
       .phase = ss_phases_at(t->process, rec->time_ns),
       .state = rec->u.sample.kernel ? SS_STATE_KERNEL : SS_STATE_USER,
       .end = (uint8_t)user.end,

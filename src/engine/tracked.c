@@ -416,6 +416,7 @@ static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time
     *link = t->next;
   ss_idmap_del(&p->by_tid, (uint64_t)t->tid);
   p->n_threads--;
+  ss_stacking_forget(p, t);
   free(t);
 }
 

@@ -187,13 +187,16 @@ static int harden(struct ss_db *db)
                         "PRAGMA cell_size_check=ON; PRAGMA secure_delete=OFF;");
 }
 
+/* Nothing is synced while the profile is written: the thread that writes it also takes
+ * the samples, and a disk may make it wait for seconds. That we are killed costs nothing
+ * so; only a machine that goes down could. ss_store_close syncs. */
 static int create_schema(struct ss_db *db)
 {
   char pragmas[160];
   int rc;
 
   snprintf(pragmas, sizeof pragmas,
-           "PRAGMA application_id=%d; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+           "PRAGMA application_id=%d; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
            "BEGIN; PRAGMA user_version=%d",
            APPLICATION_ID, SS_SCHEMA_VERSION);
   rc = ss_db_exec(db, pragmas);

@@ -552,7 +552,8 @@ enum ss_err ss_store_close(struct ss_store *s, struct ss_diag *diag)
   if (!s->totals_saved && !s->totals_incomplete)
     ss_store_write_totals(s);
   ss_store_finalize(s);
-  /* Ends the log: one file remains, which a read-only copy of opens. */
+  /* Ends the log, synced: one file remains, which a read-only copy of opens. */
+  (void)ss_db_exec(&s->db, "PRAGMA synchronous=NORMAL");
   int rc = ss_db_exec(&s->db, "PRAGMA journal_mode=DELETE");
   if (rc != SQLITE_OK) {
     struct ss_diag local = {0};

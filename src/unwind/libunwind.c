@@ -345,7 +345,7 @@ static enum ss_end libunwind_step(struct ss_unwinder *u, struct ss_walk *walk)
 {
   struct ss_libunwind *lu = u->libunwind;
   struct ss_walk old = *walk;
-  if (walk->hit->function == 0)
+  if (walk->hit->into == UINT32_MAX)
     return SS_END_NO_CFI;
   if (!init_cursor(u, &old))
     return why_failed(lu);

@@ -246,7 +246,7 @@ static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   struct ss_hit hit = *w->hit;
   struct ss_symbol sym;
-  if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL || hit.function != 0)
+  if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL || hit.into != UINT32_MAX)
     return SS_END_NO_CFI;
   bool named = ss_module_symbol(hit.module, hit.addr - hit.bias, &sym);
   return step_by_code(u, w, &hit, named ? sym.start + hit.bias : 0);
@@ -328,7 +328,7 @@ static bool goes_on(struct ss_unwinder *u, const struct ss_walk *w)
   bool good = true;
   u->walk = *w;
   for (int n = 0; n < SCAN_STEPS && good; n++) {
-    enum ss_end end = ss_step_by_tables(u);
+    enum ss_end end = ss_step_by_tables(u, NULL);
     if (end == SS_END_COMPLETE)
       break;
     good = end == SS_END_NONE;
@@ -345,7 +345,7 @@ static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
     uint64_t slot = sp + 8 * (uint64_t)n, word;
     if (!ss_stack_u64(u, slot, &word))
       return SS_END_NO_CFI;
-    if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->function == 0)
+    if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->into == UINT32_MAX)
       continue;
     /* rbp is unknown now, unless it points further up and so may be a frame. */
     uint64_t bp = old.r[SS_REG_BP];

@@ -9,8 +9,7 @@
  */
 #include "stacksample/limits.h"
 #include "table.h"
-
-#define PREFETCH 384 /* bytes; a frame of a torch stack has 270 */
+#include "walk.h"
 
 static const struct ss_unwind_method *const methods[] = {
     &ss_method_libunwind, &ss_method_prologue, &ss_method_jit, &ss_method_scan,
@@ -69,6 +68,8 @@ void ss_unwinder_free(struct ss_unwinder *u)
   ss_libunwind_free(u->libunwind);
   free(u->hits);
   free(u->jit_starts);
+  free(u->fresh);
+  free(u->fresh_hits);
   free(u);
 }
 
@@ -124,8 +125,7 @@ static const struct ss_table *table_of(struct ss_module *module)
   return cfi->table;
 }
 
-static void fill_hit(struct ss_hit *hit, const struct ss_unwind_space *space,
-                     uint64_t addr)
+void ss_hit_fill(struct ss_hit *hit, const struct ss_unwind_space *space, uint64_t addr)
 {
   struct ss_place place = ss_place_of(space, addr);
   *hit = (struct ss_hit){.addr = addr,
@@ -133,35 +133,20 @@ static void fill_hit(struct ss_hit *hit, const struct ss_unwind_space *space,
                          .pid = space->pid,
                          .module = place.module,
                          .bias = place.bias,
+                         .into = UINT32_MAX,
                          .rule = {.cfa_kind = SS_RULE_NOCFI}};
   const struct ss_table *table = place.module == NULL ? NULL : table_of(place.module);
+  uint64_t function = 0;
   if (table != NULL)
-    ss_table_find(table, place.vaddr, &hit->rule, &hit->function);
+    ss_table_find(table, place.vaddr, &hit->rule, &function);
+  if (function != 0 && place.vaddr - function < UINT32_MAX)
+    hit->into = (uint32_t)(place.vaddr - function);
   hit->rule.flags |= place.executable ? SS_HIT_CODE : 0;
-}
-
-static inline const struct ss_hit *hit_of(struct ss_unwinder *u, uint64_t addr)
-{
-  const struct ss_unwind_space *space = u->space;
-  struct ss_hit *hit = &u->hits[(addr ^ addr >> 12 ^ (uint64_t)space->pid) % SS_HITS];
-  if (hit->addr != addr || hit->generation != (uint32_t)space->maps->generation ||
-      hit->pid != space->pid)
-    fill_hit(hit, space, addr);
-  return hit;
 }
 
 const struct ss_hit *ss_hit_of(struct ss_unwinder *u, uint64_t addr)
 {
-  return hit_of(u, addr);
-}
-
-/* Where the walk stands. Above the leaf the return address may already belong
- * to the next function (a call that does not return is the last instruction),
- * so the call itself is looked up. */
-static inline const struct ss_hit *locate(struct ss_unwinder *u)
-{
-  u->walk.hit = hit_of(u, u->walk.r[SS_REG_IP] - (u->walk.exact ? 0 : 1));
-  return u->walk.hit;
+  return ss_walk_hit_of(u, addr);
 }
 
 static void begin(struct ss_unwinder *u, const struct ss_unwind_space *space,
@@ -209,177 +194,15 @@ void ss_unwind_know(struct ss_unwinder *u, enum ss_reg reg, uint64_t value)
   u->walk.known |= 1u << reg;
 }
 
-/* The frame that the walk stands on; its caller is not known yet. */
-static inline void fill_frame(const struct ss_walk *w, struct ss_frame *frame)
-{
-  const struct ss_hit *hit = w->hit;
-  frame->ip = w->r[SS_REG_IP];
-  frame->sp = w->r[SS_REG_SP];
-  frame->cfa = 0;
-  frame->module = hit->module;
-  frame->vaddr = hit->addr - hit->bias;
-  frame->function = hit->function;
-  frame->method = SS_METHOD_CFI;
-  frame->signal = (hit->rule.flags & SS_RULE_SIGNAL) != 0;
-  frame->saved[SS_SAVED_BX] = w->r[SS_REG_BX];
-  frame->saved[SS_SAVED_BP] = w->r[SS_REG_BP];
-  memcpy(&frame->saved[SS_SAVED_R12], &w->r[SS_REG_R12], 4 * sizeof w->r[0]);
-  frame->saved_known = (uint8_t)ss_regs_to_saved(w->known);
-}
-
-static enum ss_end check_cfa(uint64_t sp, uint64_t cfa)
-{
-  if (cfa <= sp)
-    return SS_END_NO_PROGRESS;
-  if (cfa % 8 != 0)
-    return SS_END_BAD_CFI;
-  return cfa - sp > SS_FRAME_SIZE_MAX ? SS_END_SP_LOST : SS_END_NONE;
-}
-
-/* The CFA by a compact rule. */
-static inline enum ss_end rule_cfa(const struct ss_unwinder *u, const struct ss_walk *w,
-                                   const struct ss_rule *rule, uint64_t *cfa)
-{
-  if (rule->cfa_kind == SS_RULE_PLT) {
-    *cfa = w->r[SS_REG_SP] + 8 + ((int32_t)(w->hit->addr & 15) >= rule->aux ? 8 : 0);
-    return SS_END_NONE;
-  }
-  if ((w->known >> rule->cfa_reg & 1u) == 0)
-    return SS_END_NO_CFI;
-  *cfa = w->r[rule->cfa_reg] + (uint64_t)(int64_t)rule->cfa_off;
-  if (rule->cfa_kind == SS_RULE_DEREF) {
-    if (!ss_stack_u64(u, *cfa, cfa))
-      return ss_read_failed(u);
-    *cfa += (uint64_t)(int64_t)rule->aux;
-  }
-  return SS_END_NONE;
-}
-
-/* Where a caller's registers are: the frame's extent, and its bytes where the
- * whole of it lies in the copied stack (then nothing need be checked again). */
-struct extent {
-  uint64_t sp, cfa;
-  const unsigned char *end; /* of the bytes, at the CFA; NULL: not all copied */
-};
-
-static inline struct extent extent_of(const struct ss_unwinder *u, uint64_t sp,
-                                      uint64_t cfa)
-{
-  struct extent e = {.sp = sp, .cfa = cfa};
-  if (sp >= u->copy_sp && cfa - u->copy_sp <= u->copy_len)
-    e.end = u->copy + (cfa - u->copy_sp);
-  return e;
-}
-
-enum slot { SLOT_READ, SLOT_POPPED, SLOT_FAILED };
-
-/* The word at CFA + off. A slot below sp is popped already (an epilogue): the
- * register holds what was in it, and the copied stack does not have it. */
-static inline enum slot read_slot(const struct ss_unwinder *u, const struct extent *e,
-                                  int64_t off, uint64_t *value)
-{
-  uint64_t slot = e->cfa + (uint64_t)off;
-  if (slot < e->sp)
-    return SLOT_POPPED;
-  if (e->end != NULL && off <= -8) {
-    memcpy(value, e->end + off, 8);
-    return SLOT_READ;
-  }
-  return ss_stack_u64(u, slot, value) ? SLOT_READ : SLOT_FAILED;
-}
-
-static inline void set_register(struct ss_walk *w, const struct ss_unwinder *u,
-                                const struct extent *e, unsigned reg, int64_t off)
-{
-  enum slot got = read_slot(u, e, off, &w->r[reg]);
-  if (got == SLOT_READ)
-    w->known |= 1u << reg;
-  else if (got == SLOT_FAILED)
-    w->known &= ~(1u << reg);
-}
-
-/* rbp of the caller. In a realigned frame its slot is named by rbp itself: one
- * that is not in the frame means that rbp has its old value back already. */
-static inline void rule_bp(const struct ss_unwinder *u, struct ss_walk *w,
-                           const struct ss_rule *rule, const struct extent *e)
-{
-  if (rule->bp_kind == SS_BP_AT_CFA) {
-    set_register(w, u, e, SS_REG_BP, rule->bp_off);
-  } else if (rule->bp_kind == SS_BP_AT_BP) {
-    uint64_t slot = w->r[SS_REG_BP] + (uint64_t)(int64_t)rule->bp_off;
-    if ((w->known >> SS_REG_BP & 1u) != 0 && slot >= e->sp && slot < e->cfa)
-      set_register(w, u, e, SS_REG_BP, (int64_t)(slot - e->cfa));
-  } else if (rule->bp_kind == SS_BP_LOST) {
-    w->known &= ~(1u << SS_REG_BP);
-  }
-}
-
-/* The preserved registers of the caller from their slots, where the frame is a
- * caller itself and its bytes are at hand. Unrolled, because the processor cannot
- * predict how often a loop over the bits of `saves` would run. */
-static inline void copy_slots(struct ss_walk *w, const struct ss_rule *rule,
-                              const struct extent *e)
-{
-  int64_t lowest = (int64_t)(e->sp - e->cfa);
-#pragma GCC unroll 6
-  for (unsigned i = 0; i < SS_SAVED_COUNT; i++) {
-    int64_t off = 8 * (int64_t)rule->slots[i];
-    if (off != 0 && off >= lowest)
-      memcpy(&w->r[ss_saved_reg[i]], e->end + off, 8);
-  }
-  w->known = (w->known | ss_saved_to_regs(rule->saves)) & ~ss_saved_to_regs(rule->loses);
-}
-
-/* The same in general. */
-static void read_slots(const struct ss_unwinder *u, struct ss_walk *w,
-                       const struct ss_rule *rule, const struct extent *e)
-{
-  for (unsigned i = 0; i < SS_SAVED_COUNT; i++)
-    if ((rule->saves >> i & 1u) != 0)
-      set_register(w, u, e, ss_saved_reg[i], 8 * (int64_t)rule->slots[i]);
-  w->known &= ~ss_saved_to_regs(rule->loses);
-}
-
-/* The hot path: the caller by the compact rule of the frame's address. */
-static inline enum ss_end step_by_rule(struct ss_unwinder *u, struct ss_frame *frame)
-{
-  struct ss_walk *w = &u->walk;
-  const struct ss_rule *rule = &w->hit->rule;
-  uint64_t cfa, ra;
-  if (rule->cfa_kind >= SS_RULE_END)
-    return rule->cfa_kind == SS_RULE_END ? SS_END_COMPLETE : SS_END_NO_CFI;
-  enum ss_end end = rule_cfa(u, w, rule, &cfa);
-  if (end == SS_END_NONE)
-    end = check_cfa(w->r[SS_REG_SP], cfa);
-  if (end != SS_END_NONE)
-    return end;
-  struct extent e = extent_of(u, w->r[SS_REG_SP], cfa);
-  if (e.end != NULL && u->copy_len - (size_t)(cfa - u->copy_sp) > PREFETCH) {
-    __builtin_prefetch(e.end + PREFETCH / 2); /* the next frames' slots */
-    __builtin_prefetch(e.end + PREFETCH);
-  }
-  if (read_slot(u, &e, -8, &ra) != SLOT_READ)
-    return ss_read_failed(u);
-  if (rule->bp_kind != SS_BP_SAME)
-    rule_bp(u, w, rule, &e);
-  if (!w->exact && e.end != NULL)
-    copy_slots(w, rule, &e);
-  else
-    read_slots(u, w, rule, &e);
-  w->r[SS_REG_IP] = ra;
-  w->r[SS_REG_SP] = cfa;
-  w->known &= u->carried;
-  w->exact = false;
-  frame->cfa = cfa;
-  return SS_END_NONE;
-}
-
-enum ss_end ss_step_by_tables(struct ss_unwinder *u)
+enum ss_end ss_step_by_tables(struct ss_unwinder *u, uint64_t *cfa)
 {
   struct ss_frame frame;
-  if ((locate(u)->rule.flags & SS_HIT_CODE) == 0)
+  if ((ss_walk_locate(u)->rule.flags & SS_HIT_CODE) == 0)
     return SS_END_NO_MAP;
-  return step_by_rule(u, &frame);
+  const enum ss_end end = ss_walk_step_by_rule(u, &frame);
+  if (cfa != NULL && end == SS_END_NONE)
+    *cfa = frame.cfa;
+  return end;
 }
 
 /* Is a step from `old` to `w` one that a real stack can have made? */
@@ -387,14 +210,14 @@ static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w
                               bool signal)
 {
   if (!signal)
-    return check_cfa(old->r[SS_REG_SP], w->r[SS_REG_SP]);
+    return ss_walk_check_cfa(old->r[SS_REG_SP], w->r[SS_REG_SP]);
   return w->r[SS_REG_SP] == old->r[SS_REG_SP] && w->r[SS_REG_IP] == old->r[SS_REG_IP]
              ? SS_END_NO_PROGRESS
              : SS_END_NONE;
 }
 
 /* Moves to the caller by the first of the other methods that knows how. */
-static enum ss_end step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
+enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
 {
   struct ss_walk old = u->walk;
   struct ss_hit hit = *old.hit; /* the methods' look-ups may displace it */
@@ -411,38 +234,28 @@ static enum ss_end step_by_methods(struct ss_unwinder *u, struct ss_frame *frame
   }
   if (end != SS_END_NONE) {
     u->walk = old;
+    u->walk.hit = ss_walk_hit_of(u, hit.addr);
     return end;
   }
   /* Out of a signal handler the interrupted instruction is meant, not a call. */
   u->walk.exact = frame->signal;
+  u->walk.hit = NULL;
   if (u->walk.r[SS_REG_SP] > frame->sp)
     frame->cfa = u->walk.r[SS_REG_SP];
   return SS_END_NONE;
 }
 
 /* Compact rules know rbp alone; they are the last resort here. */
-static enum ss_end step_with_registers(struct ss_unwinder *u, struct ss_frame *frame)
+enum ss_end ss_step_with_registers(struct ss_unwinder *u, struct ss_frame *frame)
 {
-  const enum ss_end end = step_by_methods(u, frame);
-  return end == SS_END_NO_CFI ? step_by_rule(u, frame) : end;
+  const enum ss_end end = ss_step_by_methods(u, frame);
+  return end == SS_END_NO_CFI ? ss_walk_step_by_rule(u, frame) : end;
 }
 
 enum ss_end ss_unwind_step(struct ss_unwinder *u, struct ss_frame *frame)
 {
   SS_INVARIANT(!u->dead);
-  const struct ss_hit *hit = locate(u);
-  enum ss_end end;
-  fill_frame(&u->walk, frame);
-  if ((hit->rule.flags & SS_HIT_CODE) == 0)
-    end = SS_END_NO_MAP;
-  else if (++u->depth >= SS_FRAMES_MAX)
-    end = SS_END_DEPTH;
-  else if (u->space->saved_registers)
-    end = step_with_registers(u, frame);
-  else if ((end = step_by_rule(u, frame)) == SS_END_NO_CFI)
-    end = step_by_methods(u, frame);
-  u->dead = end != SS_END_NONE;
-  return end;
+  return ss_walk_step(u, frame);
 }
 
 enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space *space,
@@ -456,6 +269,6 @@ enum ss_end ss_unwind_stack(struct ss_unwinder *u, const struct ss_unwind_space 
   else
     ss_unwind_begin(u, space, stack, regs);
   while (end == SS_END_NONE && *count < cap)
-    end = ss_unwind_step(u, &frames[(*count)++]);
+    end = ss_walk_step(u, &frames[(*count)++]);
   return end == SS_END_NONE ? SS_END_DEPTH : end;
 }

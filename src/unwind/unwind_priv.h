@@ -172,7 +172,8 @@ struct ss_hit {
   pid_t pid;                /* 0: empty */
   struct ss_module *module; /* NULL: none */
   uint64_t bias;            /* 0 without a module */
-  uint64_t function;        /* vaddr of the FDE's start; 0 */
+  uint32_t into;            /* bytes from the FDE's start to it; UINT32_MAX: no FDE */
+  uint32_t caller;          /* where in the cache the caller was last time: a guess */
   struct ss_rule rule;
 };
 static_assert(sizeof(struct ss_hit) == 64, "a hit is a cache line");
@@ -182,9 +183,9 @@ static_assert(sizeof(struct ss_hit) == 64, "a hit is a cache line");
 
 struct ss_walk {
   uint64_t r[SS_REG_COUNT];
-  uint32_t known;           /* bit i: r[i] is known */
-  bool exact;               /* ip is an instruction to execute, not a return address */
-  const struct ss_hit *hit; /* of the frame it stands on */
+  uint32_t known;     /* bit i: r[i] is known */
+  bool exact;         /* ip is an instruction to execute, not a return address */
+  struct ss_hit *hit; /* of the frame it stands on; NULL before it is looked up */
 };
 
 /* libunwind.c */
@@ -206,6 +207,8 @@ struct ss_unwinder {
   struct ss_hit *hits;             /* SS_HITS */
   struct ss_jit_start *jit_starts; /* SS_JIT_STARTS, by ip */
   uint32_t carried;                /* registers that may be known in a caller */
+  struct ss_frame *fresh;          /* memo.c: frames of the stack under work, and */
+  uint32_t *fresh_hits;            /* where in `hits` what is known of them lies */
 };
 
 /* An address of JIT code and the function's start found for it. */
@@ -237,11 +240,16 @@ extern const struct ss_unwind_method ss_method_libunwind;
 /* repair.c: code without unwind information. */
 extern const struct ss_unwind_method ss_method_prologue, ss_method_jit, ss_method_scan,
     ss_method_frame_pointer;
-/* One step by compact rules alone. */
-enum ss_end ss_step_by_tables(struct ss_unwinder *u);
+/* One step by compact rules alone; *cfa (or NULL): of the frame that was left. */
+enum ss_end ss_step_by_tables(struct ss_unwinder *u, uint64_t *cfa);
 
 /* Where a run-time address is, with its module opened if it has one. */
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr);
+/* The steps that no compact rule makes; the walk stands on `frame`, located. */
+enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame);
+enum ss_end ss_step_with_registers(struct ss_unwinder *u, struct ss_frame *frame);
+/* Looks `addr` up into its place in the cache. */
+void ss_hit_fill(struct ss_hit *hit, const struct ss_unwind_space *space, uint64_t addr);
 /* What is known of a code address; valid until the next look-up. */
 const struct ss_hit *ss_hit_of(struct ss_unwinder *u, uint64_t addr);
 /* BAD_READ, or TRUNCATED where the reason is a snapshot gone stale. */

@@ -20,6 +20,7 @@
 #include "stacksample/unwind.h"
 
 #define SPANS_MAX 64
+#define THREADS_MAX 256
 
 struct stack {
   struct ss_regs regs;
@@ -155,13 +156,54 @@ static bool differs(size_t number, const struct ss_frame *frames, size_t count,
   return true;
 }
 
+/* The memo of the thread that a stack is of, by the end of its stack. */
+static struct ss_unwind_memo *memo_of(const struct stack *s)
+{
+  static struct {
+    uint64_t end;
+    struct ss_unwind_memo *memo;
+  } memos[THREADS_MAX];
+  uint64_t end = s->regs.r[SS_REG_SP] + s->len;
+  size_t i = 0;
+  while (i + 1 < THREADS_MAX && memos[i].memo != NULL && memos[i].end != end)
+    i++;
+  if (memos[i].memo == NULL)
+    memos[i].memo = ss_unwind_memo_new();
+  memos[i].end = end;
+  return memos[i].memo;
+}
+
+/* Does the walk that goes on from the thread's last stack find the same? */
+static bool again_differs(struct ss_unwinder *u, struct view *v, const struct stack *s,
+                          const struct ss_frame *frames, size_t count, enum ss_end end,
+                          size_t *reused)
+{
+  struct ss_unwound again;
+  if (ss_unwind_stack_again(u, &v->space, &v->snapshot.mem, &s->regs, memo_of(s),
+                            &again) != end ||
+      again.count != count)
+    return true;
+  *reused += again.reused;
+  for (size_t i = 0; i < count; i++) {
+    const struct ss_frame *a = &frames[i], *b = &again.frames[i];
+    if (a->ip != b->ip || a->sp != b->sp || a->cfa != b->cfa || a->module != b->module ||
+        a->vaddr != b->vaddr || a->function != b->function || a->method != b->method ||
+        a->saved_known != b->saved_known || a->signal != b->signal)
+      return true;
+    for (unsigned k = 0; k < SS_SAVED_COUNT; k++)
+      if ((a->saved_known >> k & 1) != 0 && a->saved[k] != b->saved[k])
+        return true;
+  }
+  return false;
+}
+
 static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,
                     size_t *complete_out)
 {
   static struct ss_frame frames[SS_FRAMES_MAX];
   static uint64_t ips[SS_FRAMES_MAX];
   size_t complete = 0, differ = 0, total = 0, methods[SS_METHOD_COUNT] = {0};
-  size_t audit_complete = 0;
+  size_t audit_complete = 0, reused = 0;
   for (size_t i = 0; i < bench.count; i++) {
     const struct stack *s = &bench.items[i];
     struct view v;
@@ -177,6 +219,10 @@ static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,
     for (size_t k = 0; k < count; k++)
       methods[frames[k].method]++;
     bool odd = differs(i, frames, count, ips, ip_count, audit_end);
+    if (again_differs(u, &v, s, frames, count, end, &reused)) {
+      printf("stack %zu: another one after that of before\n", i);
+      odd = true;
+    }
     differ += odd;
     if (end != SS_END_COMPLETE)
       printf("stack %zu: %s after %zu frames\n", i, ss_end_word(end), count);
@@ -185,6 +231,8 @@ static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,
         print_frame(k, &frames[k]);
     ss_snapshot_release(&v.snapshot);
   }
+  printf("%.1f frames of each stack are those of the one before\n",
+         (double)reused / (double)bench.count);
   printf("%zu stacks, %.1f frames each; complete %zu (libunwind %zu); differ %zu\n",
          bench.count, (double)total / (double)bench.count, complete, audit_complete,
          differ);
@@ -197,10 +245,12 @@ static size_t check(struct ss_unwinder *u, struct ss_unwinder *audit,
 
 /* Stacks per second of CPU time in the fastest round: other processes on the
  * machine only ever make a round slower. */
-static double run(struct ss_unwinder *u, bool libunwind)
+enum how { PLAIN, AGAIN, LIBUNWIND };
+static double run(struct ss_unwinder *u, enum how how)
 {
   static struct ss_frame frames[SS_FRAMES_MAX];
   static uint64_t ips[SS_FRAMES_MAX];
+  struct ss_unwound unwound;
   struct view *views = calloc(bench.count, sizeof *views);
   uint64_t best = UINT64_MAX;
   for (size_t i = 0; i < bench.count; i++)
@@ -211,7 +261,10 @@ static double run(struct ss_unwinder *u, bool libunwind)
       const struct ss_regs *regs = &bench.items[i].regs;
       struct view *v = &views[i];
       size_t count;
-      if (libunwind)
+      if (how == AGAIN)
+        ss_unwind_stack_again(u, &v->space, &v->snapshot.mem, regs,
+                              memo_of(&bench.items[i]), &unwound);
+      else if (how == LIBUNWIND)
         ss_unwind_audit(u, &v->space, &v->snapshot.mem, regs, ips, SS_FRAMES_MAX, &count);
       else
         ss_unwind_stack(u, &v->space, &v->snapshot.mem, regs, frames, SS_FRAMES_MAX,
@@ -261,7 +314,8 @@ int main(int argc, char **argv)
   struct ss_unwinder *u = ss_unwinder_new(), *audit = ss_unwinder_new();
   size_t complete = 0;
   size_t differ = check(u, audit, &complete);
-  double ours = run(u, false), theirs = run(audit, true);
+  double ours = run(u, PLAIN), again = run(u, AGAIN), theirs = run(audit, LIBUNWIND);
+  printf("going on from the last stack: %.0f stacks/s\n", again);
   printf("ours %.0f stacks/s, libunwind %.0f stacks/s, ratio %.1f\n", ours, theirs,
          ours / theirs);
   if (bench.json)

@@ -86,4 +86,17 @@ static inline size_t stopped_find(const struct ss_frame *frames, size_t count,
   return 0;
 }
 
+/* Are all that is known of two frames the same? */
+static inline bool stopped_same(const struct ss_frame *a, const struct ss_frame *b)
+{
+  if (a->ip != b->ip || a->sp != b->sp || a->cfa != b->cfa || a->module != b->module ||
+      a->vaddr != b->vaddr || a->function != b->function || a->method != b->method ||
+      a->saved_known != b->saved_known || a->signal != b->signal)
+    return false;
+  for (unsigned i = 0; i < SS_SAVED_COUNT; i++)
+    if ((a->saved_known >> i & 1) != 0 && a->saved[i] != b->saved[i])
+      return false;
+  return true;
+}
+
 #endif

@@ -138,7 +138,7 @@ static void test_queue_keeps_order_and_space(void **state)
 {
   (void)state;
   struct ss_queue q;
-  assert_true(ss_queue_init(&q, 4096));
+  assert_true(ss_queue_init(&q, 64 * 1024));
   uint64_t in = 0, out = 0;
   unsigned seed = 1;
   for (int round = 0; round < 20000; round++) {
@@ -147,8 +147,8 @@ static void test_queue_keeps_order_and_space(void **state)
     if (push(&q, size, in)) {
       in++;
     }
-    assert_true(ss_queue_used(&q) <= 4096);
-    if (seed >> 30 != 0) {
+    assert_true(ss_queue_used(&q) <= 64 * 1024);
+    if (seed >> 30 != 0 || round % 1024 > 512) {
       struct ss_entry *e = ss_queue_take(&q);
       if (e) {
         assert_int_equal(e->time_ns, out++);
@@ -162,7 +162,7 @@ static void test_queue_keeps_order_and_space(void **state)
     ss_queue_done(&q, e);
   }
   assert_int_equal(in, out);
-  assert_int_equal(ss_queue_used(&q), 0);
+  assert_int_equal(ss_queue_used(&q), 1024); /* the writer's chunk */
   assert_true(in > 10000);
   ss_queue_release(&q);
 }
@@ -171,19 +171,47 @@ static void test_queue_says_full(void **state)
 {
   (void)state;
   struct ss_queue q;
-  assert_true(ss_queue_init(&q, 4096));
-  for (int i = 0; i < 4; i++) {
-    assert_non_null(push(&q, 1024, 0));
+  assert_true(ss_queue_init(&q, 64 * 1024));
+  assert_null(push(&q, 1040, 0)); /* larger than a chunk */
+  for (int i = 0; i < 128; i++) {
+    assert_non_null(push(&q, 512, 0));
   }
   assert_null(push(&q, 16, 0));
   struct ss_entry *first = ss_queue_take(&q);
   struct ss_entry *second = ss_queue_take(&q);
-  ss_queue_done(&q, second); /* out of order: nothing is free yet */
+  struct ss_entry *third = ss_queue_take(&q);
+  ss_queue_done(&q, second); /* the chunk's other entry is not done */
   assert_null(push(&q, 16, 0));
   ss_queue_done(&q, first);
-  assert_non_null(push(&q, 1024, 0));
-  assert_non_null(push(&q, 1024, 0));
+  assert_non_null(push(&q, 512, 0));
+  assert_non_null(push(&q, 512, 0));
   assert_null(push(&q, 16, 0));
+  ss_queue_done(&q, third);
+  ss_queue_release(&q);
+}
+
+/* Whatever the queue held before, all of its memory is there for a reader that is
+ * held up. */
+static void test_queue_holds_all_it_can(void **state)
+{
+  (void)state;
+  struct ss_queue q;
+  assert_true(ss_queue_init(&q, 64 * 1024));
+  uint64_t in = 0, out = 0;
+  for (int lead = 0; lead < 200; lead++) {
+    assert_non_null(push(&q, 512, in++));
+    size_t held = 1;
+    while (push(&q, 512, in)) {
+      in++;
+      held++;
+    }
+    assert_true(held >= 126);
+    struct ss_entry *e;
+    while ((e = ss_queue_take(&q))) {
+      assert_int_equal(e->time_ns, out++);
+      ss_queue_done(&q, e);
+    }
+  }
   ss_queue_release(&q);
 }
 
@@ -195,7 +223,7 @@ static void test_short_queue_stays_in_few_pages(void **state)
   for (uint64_t i = 0; i < 5000; i++) {
     struct ss_entry *e = push(&q, 1024, i);
     assert_non_null(e);
-    assert_true((unsigned char *)e < q.bytes + (1 << 20) / 4 + 2048);
+    assert_true((unsigned char *)e < q.bytes + 2 * (1 << 20) / SS_QUEUE_CHUNKS);
     struct ss_entry *taken = ss_queue_take(&q);
     assert_ptr_equal(taken, e);
     ss_queue_done(&q, taken);
@@ -243,6 +271,7 @@ int main(void)
       cmocka_unit_test(test_impossible_head),
       cmocka_unit_test(test_queue_keeps_order_and_space),
       cmocka_unit_test(test_queue_says_full),
+      cmocka_unit_test(test_queue_holds_all_it_can),
       cmocka_unit_test(test_short_queue_stays_in_few_pages),
       cmocka_unit_test(test_plans),
   };

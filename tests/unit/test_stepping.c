@@ -19,6 +19,10 @@
 #define SHADOW_MAX 512
 #define STEPS_MAX 60000
 #define STACK_BYTES 262144
+#define MEMOS 3
+
+/* Each memo holds the stack of so many instructions ago. */
+static const size_t memo_every[MEMOS] = {1, 7, 101};
 
 struct oracle {
   struct stopped s;
@@ -30,6 +34,8 @@ struct oracle {
   size_t depth;
   size_t steps, methods[SS_METHOD_COUNT], known, unknown;
   unsigned char *stack;
+  struct ss_unwind_memo *memos[MEMOS];
+  size_t reused; /* frames taken over from a memo */
 };
 
 static struct ss_frame frames[SS_FRAMES_MAX];
@@ -183,6 +189,26 @@ static bool have_blas(void)
 
 /* ---- the oracle ------------------------------------------------------------------ */
 
+/* Going on from the stack of an earlier instruction must find the same. */
+static void compare_again(struct oracle *o, struct ss_snapshot *snapshot, size_t count,
+                          enum ss_end end)
+{
+  for (size_t m = 0; m < MEMOS; m++) {
+    if (o->steps % memo_every[m] != 0)
+      continue;
+    struct ss_unwound again;
+    assert_int_equal(ss_unwind_stack_again(o->s.unwinder, &o->s.space, &snapshot->mem,
+                                           &o->s.regs, o->memos[m], &again),
+                     end);
+    assert_int_equal(again.count, count);
+    o->reused += again.reused;
+    for (size_t i = 0; i < count; i++)
+      if (!stopped_same(&frames[i], &again.frames[i]))
+        fail_msg("step %zu: frame %zu is another one after the stack of before", o->steps,
+                 i);
+  }
+}
+
 static enum ss_end unwind_now(struct oracle *o, size_t *count)
 {
   struct ss_snapshot snapshot;
@@ -193,6 +219,7 @@ static enum ss_end unwind_now(struct oracle *o, size_t *count)
   ss_snapshot_init(&snapshot, sp, o->stack, len, &o->s.live.mem, sp + len);
   enum ss_end end = ss_unwind_stack(o->s.unwinder, &o->s.space, &snapshot.mem, &o->s.regs,
                                     frames, SS_FRAMES_MAX, count);
+  compare_again(o, &snapshot, *count, end);
   ss_snapshot_release(&snapshot);
   return end;
 }
@@ -273,6 +300,8 @@ static void run_oracle(struct oracle *o, void (*body)(void))
   memset(o, 0, sizeof *o);
   stopped_init(&o->s, stopped_fork(body));
   o->stack = malloc(STACK_BYTES);
+  for (size_t m = 0; m < MEMOS; m++)
+    o->memos[m] = ss_unwind_memo_new();
   assert_int_equal(unwind_now(o, &count), SS_END_COMPLETE);
   for (size_t i = count - 1; i > 0; i--)
     o->shadow[o->depth++].ra = frames[i].ip;
@@ -286,6 +315,9 @@ static void run_oracle(struct oracle *o, void (*body)(void))
       "jit %zu, scan %zu\n",
       o->steps, o->known, o->unknown, o->methods[SS_METHOD_PROLOGUE],
       o->methods[SS_METHOD_JIT], o->methods[SS_METHOD_SCAN]);
+  assert_true(o->reused > o->steps);
+  for (size_t m = 0; m < MEMOS; m++)
+    ss_unwind_memo_free(o->memos[m]);
   free(o->stack);
   stopped_release(&o->s);
 }

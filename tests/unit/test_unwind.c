@@ -187,6 +187,11 @@ static void deep(void)
   recurse_again(40);
 }
 
+static void shallow(void)
+{
+  recurse_again(3);
+}
+
 /* A snapshot much smaller than the stack goes on in live memory. */
 static void test_deeper_than_snapshot(void **state)
 {
@@ -215,6 +220,47 @@ static void test_deeper_than_snapshot(void **state)
   assert_int_equal(end, SS_END_TRUNCATED);
   assert_true(count > 1 && count < 10);
   ss_snapshot_release(&snapshot);
+  stopped_release(&s);
+}
+
+/* The stack of before is taken over as long as it holds: a word that changes anywhere
+ * gives what a walk without it finds. */
+static void test_memo(void **state)
+{
+  (void)state;
+  static unsigned char bytes[32768];
+  struct stopped s;
+  struct ss_snapshot snapshot;
+  struct ss_unwound again;
+  size_t count, least = SIZE_MAX;
+  struct ss_unwind_memo *memo = ss_unwind_memo_new();
+  stopped_init(&s, stopped_fork(shallow));
+  uint64_t sp = s.regs.r[SS_REG_SP];
+  const struct ss_map *stack = ss_maps_find(&s.maps, sp);
+  size_t len = ss_mem_read(&s.live.mem, sp, bytes, sizeof bytes);
+  ss_snapshot_init(&snapshot, sp, bytes, len, NULL, stack->end);
+  for (size_t at = 0; at + 8 <= len; at += 8) {
+    enum ss_end end =
+        ss_unwind_stack_again(s.unwinder, &s.space, &snapshot.mem, &s.regs, memo, &again);
+    assert_int_equal(end, SS_END_COMPLETE);
+    if (at > 0)
+      assert_int_equal(again.reused, again.count - 1);
+    bytes[at + 1] ^= 0x10;
+    end = ss_unwind_stack(s.unwinder, &s.space, &snapshot.mem, &s.regs, frames,
+                          SS_FRAMES_MAX, &count);
+    assert_int_equal(
+        ss_unwind_stack_again(s.unwinder, &s.space, &snapshot.mem, &s.regs, memo, &again),
+        end);
+    assert_int_equal(again.count, count);
+    for (size_t i = 0; i < count; i++)
+      assert_true(stopped_same(&frames[i], &again.frames[i]));
+    least = again.reused < least ? again.reused : least;
+    bytes[at + 1] ^= 0x10;
+    ss_unwind_stack_again(s.unwinder, &s.space, &snapshot.mem, &s.regs, memo, &again);
+  }
+  assert_int_equal(least, 0);
+  ss_snapshot_release(&snapshot);
+  ss_unwind_memo_free(memo);
   stopped_release(&s);
 }
 
@@ -396,6 +442,7 @@ int main(void)
       cmocka_unit_test(test_signal_frame),
       cmocka_unit_test(test_signal_stack),
       cmocka_unit_test(test_deeper_than_snapshot),
+      cmocka_unit_test(test_memo),
       cmocka_unit_test(test_by_pc_and_sp_alone),
       cmocka_unit_test(test_thread_ends_complete),
       cmocka_unit_test(test_scan),
