@@ -6,11 +6,11 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "stacksample/blocked.h"
 #include "stacksample/buf.h"
 #include "stacksample/escape.h"
 #include "stacksample/fsafe.h"
@@ -121,16 +121,16 @@ static void check_memory(struct ss_doctor *d, struct ss_doctor_row *row)
   ss_mem_live_release(&live);
 }
 
+static void no_look(void *arg, const struct ss_regs *regs)
+{
+  (void)arg;
+  (void)regs;
+}
+
 /* Whether it may be stopped, as an attach where perf is refused must. */
 static bool may_trace(pid_t pid)
 {
-  if (ptrace(PTRACE_SEIZE, pid, 0, 0) != 0)
-    return false;
-  int status;
-  ptrace(PTRACE_INTERRUPT, pid, 0, 0);
-  while (waitpid(pid, &status, __WALL) == pid && !WIFSTOPPED(status))
-    ;
-  return ptrace(PTRACE_DETACH, pid, 0, 0) == 0;
+  return ss_stop_look(pid, 1000, no_look, NULL, NULL, NULL) == SS_ERR_OK;
 }
 
 /* Root may lack CAP_SYS_PTRACE: tries a process that gave itself another user. */
@@ -204,7 +204,21 @@ static void check_attach(struct ss_doctor *d, struct ss_doctor_row *row)
 /* ---- the table ------------------------------------------------------------------------
  */
 
-/* Order matters: perf settles what the two after it explain. */
+/* What `run` will sample with, as --engine auto chooses. */
+static void check_engine(struct ss_doctor *d, struct ss_doctor_row *row)
+{
+  row->works = d->perf ? SS_WORKS_YES : d->ptrace ? SS_WORKS_PART : SS_WORKS_NO;
+  if (d->perf)
+    snprintf(row->gives, sizeof row->gives, "perf");
+  else if (d->ptrace)
+    snprintf(row->gives, sizeof row->gives,
+             "ptrace, as perf is refused: all outputs, fewer samples, no kernel stacks");
+  else
+    snprintf(row->gives, sizeof row->gives, "none: the command runs, nothing is sampled");
+}
+
+/* Order matters: perf settles what the two after it explain, and both engines what
+ * will be used. */
 static const struct check {
   const char *what;
   void (*try_it)(struct ss_doctor *, struct ss_doctor_row *);
@@ -212,6 +226,8 @@ static const struct check {
 } checks[] = {
     {"perf, own processes", ss_doctor_perf, true},
     {"perf, kernel frames", ss_doctor_kernel, true},
+    {"ptrace, own processes", ss_doctor_ptrace, false},
+    {"engine that is used", check_engine, true},
     {"read memory of a child", check_memory, true},
     {"attach to any process", check_attach, false},
     {"ring memory", ss_doctor_rings, true},
@@ -249,7 +265,7 @@ static int examine(struct ss_doctor *d)
     print_row(&row);
     all = all && (row.works == SS_WORKS_YES || !checks[i].for_run);
   }
-  if (!d->perf)
+  if (!d->perf && !d->ptrace)
     return SS_EXIT_NOTHING;
   return all ? SS_EXIT_OK : SS_EXIT_PART;
 }

@@ -25,7 +25,7 @@ struct ss_doctor {
   /* A child that burns 50 ms of CPU time for each byte it is sent. */
   pid_t child;
   int go, done;
-  bool perf;
+  bool perf, ptrace;
   struct ss_perf_facts facts; /* where perf */
   char libtorch[SS_PATH_MAX]; /* found by the Python check; "" */
 };
@@ -33,6 +33,7 @@ struct ss_doctor {
 /* doctor_perf.c */
 void ss_doctor_perf(struct ss_doctor *d, struct ss_doctor_row *row);
 void ss_doctor_kernel(struct ss_doctor *d, struct ss_doctor_row *row);
+void ss_doctor_ptrace(struct ss_doctor *d, struct ss_doctor_row *row);
 void ss_doctor_rings(struct ss_doctor *d, struct ss_doctor_row *row);
 /* doctor_python.c */
 void ss_doctor_python(struct ss_doctor *d, struct ss_doctor_row *row);

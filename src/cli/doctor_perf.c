@@ -1,6 +1,7 @@
 /*
- * doctor's checks of perf: events on a child of ours, kernel stacks, rings.
- * The first check takes real samples; the others explain what it got.
+ * doctor's checks of the engines: perf events on a child of ours, kernel stacks,
+ * rings, ptrace. Those of the two engines take real samples; the others explain what
+ * perf's got.
  */
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -15,18 +16,17 @@
 
 static const char paranoid_path[] = "/proc/sys/kernel/perf_event_paranoid";
 
-/* Samples the child while it burns; how many came. */
-static uint64_t take_samples(struct ss_doctor *d, struct ss_perf *perf,
-                             struct ss_diag *diag)
+/* Lets the child burn, and ends the capture; how many samples came. */
+static uint64_t burn(struct ss_doctor *d, struct ss_perf *perf,
+                     struct ss_capture *capture)
 {
-  struct ss_capture *capture = NULL;
   struct ss_capture_counts counts = {0};
   char byte = 'x';
-  if (ss_capture_start(&capture, perf, NULL, diag) != SS_ERR_OK)
-    return 0;
-  ss_perf_enable(perf, true);
+  if (perf)
+    ss_perf_enable(perf, true);
   bool burnt = write(d->go, &byte, 1) == 1 && read(d->done, &byte, 1) == 1;
-  ss_perf_enable(perf, false);
+  if (perf)
+    ss_perf_enable(perf, false);
   ss_capture_stop(capture);
   ss_capture_counts(capture, &counts);
   ss_capture_free(capture);
@@ -58,8 +58,10 @@ void ss_doctor_perf(struct ss_doctor *d, struct ss_doctor_row *row)
   struct ss_diag diag = {0};
   struct utsname host;
   uint64_t samples = 0;
+  struct ss_capture *capture = NULL;
   if (ss_perf_open(&perf, &config, d->child, &diag) == SS_ERR_OK) {
-    samples = take_samples(d, perf, &diag);
+    if (ss_capture_start(&capture, perf, NULL, &diag) == SS_ERR_OK)
+      samples = burn(d, perf, capture);
     d->facts = *ss_perf_facts(perf);
     d->perf = samples > 0;
     ss_perf_close(perf);
@@ -74,6 +76,28 @@ void ss_doctor_perf(struct ss_doctor *d, struct ss_doctor_row *row)
            "kernel %.*s, task-clock, %u CPUs%s; %llu samples of 50 ms at 1000 Hz",
            (int)strcspn(host.release, "-"), host.release, d->facts.cpus,
            d->facts.switches ? ", switch records" : "", (unsigned long long)samples);
+}
+
+void ss_doctor_ptrace(struct ss_doctor *d, struct ss_doctor_row *row)
+{
+  struct ss_tracer_config config = {.rate_hz = 200,
+                                    .snapshot = SS_STACK_SNAPSHOT_DEFAULT};
+  struct ss_capture *capture = NULL;
+  struct ss_diag diag = {0};
+  uint64_t samples = 0;
+  if (ss_capture_start_tracer(&capture, d->child, &config, &diag) == SS_ERR_OK)
+    samples = burn(d, NULL, capture);
+  d->ptrace = samples > 0;
+  if (d->ptrace) {
+    snprintf(row->gives, sizeof row->gives,
+             "short stops of running threads; %llu samples of 50 ms",
+             (unsigned long long)samples);
+    return;
+  }
+  row->works = SS_WORKS_NO;
+  snprintf(row->gives, sizeof row->gives, "%s",
+           diag.text[0] ? diag.text : "no sample arrived");
+  snprintf(row->fix, sizeof row->fix, "docker run --cap-add=SYS_PTRACE ...");
 }
 
 void ss_doctor_kernel(struct ss_doctor *d, struct ss_doctor_row *row)

@@ -77,12 +77,16 @@ static void put_sample(struct ss_tracer *t, struct ss_own_record *own, uint64_t 
   }
 }
 
+/* One or two samples of the same stack, of which the first one's time ends where the
+ * second one's begins. */
 static void tell_sample(struct ss_tracer *t, struct ss_runner *r,
                         struct ss_own_record *own, long call)
 {
   uint64_t due = periods_due(t, r), kernel = kernel_periods(t, r, due, call >= 0);
   uint64_t kernel_ns = kernel * t->facts.period_ns;
+  own->rec.time_ns -= kernel_ns;
   put_sample(t, own, due - kernel);
+  own->rec.time_ns += kernel_ns;
   own->rec.u.sample.kernel = true;
   if (call >= 0) {
     own->rec.u.sample.call = (uint32_t)call + 1;

@@ -51,8 +51,8 @@ static void tell_comm(struct ss_tracer *t, const struct ss_runner *r, bool exec)
   ss_watch_put(t, &rec, r->comm);
 }
 
-static void tell_fork(struct ss_tracer *t, const struct ss_runner *r, pid_t ppid,
-                      uint64_t time_ns)
+static void tell_birth(struct ss_tracer *t, const struct ss_runner *r, pid_t ppid,
+                       uint64_t time_ns, bool exec)
 {
   struct ss_record rec = {.type = SS_REC_FORK,
                           .pid = r->process->pid,
@@ -60,6 +60,7 @@ static void tell_fork(struct ss_tracer *t, const struct ss_runner *r, pid_t ppid
                           .time_ns = time_ns,
                           .u.task = {.ppid = ppid, .ptid = ppid}};
   ss_watch_put(t, &rec, NULL);
+  tell_comm(t, r, exec); /* it may be gone before anybody else can ask */
 }
 
 void ss_watch_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
@@ -253,7 +254,7 @@ static void add_threads(struct ss_tracer *t, struct ss_watched *p, bool quiet,
     if (r && quiet) {
       forget_time(t, r);
     } else if (r && tids[i] != p->pid) {
-      tell_fork(t, r, p->pid, birth_ns(t, &st, now_ns));
+      tell_birth(t, r, p->pid, birth_ns(t, &st, now_ns), false);
     }
     if (r) {
       note_split(r, &st);
@@ -290,10 +291,7 @@ static void add_child(struct ss_tracer *t, const struct ss_watched *parent,
   if (!r) {
     return;
   }
-  tell_fork(t, r, parent->pid, birth_ns(t, st, now_ns));
-  if (p->image != parent->image) {
-    tell_comm(t, r, true);
-  }
+  tell_birth(t, r, parent->pid, birth_ns(t, st, now_ns), p->image != parent->image);
   r->split_known = true;
   add_threads(t, p, false, now_ns);
 }

@@ -1,5 +1,8 @@
-"""Fixtures of the end-to-end tests. STACKSAMPLE names the binary to test."""
+"""Fixtures of the end-to-end tests. STACKSAMPLE names the binary to test; with
+SS_DENY_PERF=EPERM (or another errno) perf_event_open is refused to all of them, so
+that the ptrace engine does the work."""
 
+import errno
 import os
 import pathlib
 import sys
@@ -9,12 +12,15 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 import demo_run  # noqa: E402
+import deny_perf  # noqa: E402
 import harness  # noqa: E402
 
 
 def pytest_configure(config):
     if not os.access(harness.STACKSAMPLE, os.X_OK):
         pytest.exit(f"no binary at {harness.STACKSAMPLE}: run make first", returncode=99)
+    if harness.DENY_PERF:  # for all that is started from here on
+        deny_perf.install(("perf_event_open", getattr(errno, harness.DENY_PERF)))
 
 
 @pytest.fixture(autouse=True)

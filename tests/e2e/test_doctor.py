@@ -9,11 +9,14 @@ import sys
 
 import pytest
 
-from harness import STACKSAMPLE, run
+from deny_perf import denied
+from harness import DENY_PERF, STACKSAMPLE, run
 
 ROWS = [
     "perf, own processes",
     "perf, kernel frames",
+    "ptrace, own processes",
+    "engine that is used",
     "read memory of a child",
     "attach to any process",
     "ring memory",
@@ -36,12 +39,25 @@ def test_a_row_for_each_capability():
     found = list(rows)
     for i, name in enumerate(ROWS):
         assert found[i].startswith(name)
-    needed = [m["works"] for name, m in rows.items() if name in ROWS and "attach" not in name]
-    if rows["perf, own processes"]["works"] == "no":
+    needed = [m["works"] for name, m in rows.items()
+              if name in ROWS and not name.startswith(("attach", "ptrace"))]
+    if rows["engine that is used"]["works"] == "no":
         assert done.returncode == 2
     else:
         assert done.returncode == (0 if set(needed) == {"yes"} else 1)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("ptrace, works, status", [(False, "part", 1), (True, "no", 2)])
+def test_where_perf_is_refused(ptrace, works, status):
+    """The engine that takes its place is tried for real, and named."""
+    done = run(denied(STACKSAMPLE, "doctor", ptrace=ptrace))
+    rows = {m["what"].strip(): m for m in map(ROW.match, done.stdout.decode().splitlines())}
+    assert rows["perf, own processes"]["works"] == "no"
+    assert rows["ptrace, own processes"]["works"] == ("no" if ptrace else "yes")
+    assert rows["engine that is used"]["works"] == works
+    assert rows["engine that is used"]["rest"].startswith("none" if ptrace else "ptrace")
+    assert done.returncode == status
 
 
 def test_the_interpreter_was_read():
@@ -89,7 +105,7 @@ def test_unprivileged(tmp_path):
     text = done.stdout.decode("ascii")
     memory = [line for line in text.splitlines() if line.startswith("read memory")]
     assert " yes " in memory[0]
-    if PARANOID == 2:
+    if PARANOID == 2 and not DENY_PERF:
         assert done.returncode == 1
         assert "sudo sysctl kernel.perf_event_paranoid=1" in text
 
