@@ -68,7 +68,7 @@ def measured(anyones):
 def is_visible(summary):
     """Kernel functions are in the stacks; else only what is known without them."""
     method = summary["engine"]["kernel_method"]
-    assert method in ("samples", "faults")
+    assert method in ("samples", "faults", "stops")
     return method == "samples"
 
 
