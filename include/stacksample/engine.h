@@ -197,6 +197,7 @@ struct ss_pipeline_config {
   pid_t root;    /* first process */
   bool attached; /* it lives already, with its threads and children */
   bool no_python, no_native, no_children, cpu_only;
+  bool stop_any; /* threads whose wait a stop would end with EINTR, too */
 };
 /* What is happening now, for the status line and the deadline rules. */
 struct ss_pipeline_now {

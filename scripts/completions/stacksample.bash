@@ -18,8 +18,8 @@ _stacksample_value() {
 }
 
 _stacksample_options() {
-  local shared="-o --output --stamp -r --rate --engine --cpu-only --no-python --no-native
-    --no-children --format --trace-slices-only --env -q --quiet --no-progress -h --help"
+  local shared="-o --output --stamp -r --rate --engine --cpu-only --stop-any --no-python
+    --no-native --no-children --format --trace-slices-only --env -q --quiet --no-progress -h --help"
 
   case $1 in
     run) echo "$shared --no-log --timeout --grace --dump-at --stall" ;;

@@ -53,6 +53,7 @@ complete -c stacksample -n "$session" -s r -l rate -x \
     -d "samples a second of each thread's CPU time"
 complete -c stacksample -n "$session" -l engine -xa 'auto perf ptrace' -d 'how to sample'
 complete -c stacksample -n "$session" -l cpu-only -d 'no stacks of waiting threads'
+complete -c stacksample -n "$session" -l stop-any -d 'stop threads whose call may end with EINTR'
 complete -c stacksample -n "$frames" -l no-python -d 'leave Python frames out'
 complete -c stacksample -n "$frames" -l no-native -d 'leave native frames out'
 complete -c stacksample -n "$frames" -l no-children -d 'only the first process'

@@ -166,6 +166,7 @@ static enum ss_err start_pipeline(struct ss_session *s, pid_t pid, bool attached
       .no_native = s->options->no_native,
       .no_children = s->options->no_children,
       .cpu_only = s->options->cpu_only,
+      .stop_any = s->options->stop_any,
   };
 
   config.capture = s->capture;

@@ -22,7 +22,7 @@ struct ss_session_options {
   uint64_t rate_hz;
   int engine; /* enum ss_engine_choice */
   int env;    /* enum ss_env_mode */
-  bool cpu_only, no_python, no_native, no_children, quiet, no_progress;
+  bool cpu_only, stop_any, no_python, no_native, no_children, quiet, no_progress;
   bool trace_slices_only;
   const char *format;
   char *const *argv; /* ours, whole */
@@ -54,6 +54,11 @@ void ss_session_defaults(struct ss_session_options *o);
       {"cpu-only",  0,                                                                    \
        SS_OPT_FLAG, &(o)->cpu_only,                                                       \
        NULL,        "no stacks of waiting threads",                                       \
+       0,           0,                                                                    \
+       NULL,        NULL},                                                                \
+      {"stop-any",  0,                                                                    \
+       SS_OPT_FLAG, &(o)->stop_any,                                                       \
+       NULL,        "stop threads whose call may then end with EINTR, too",               \
        0,           0,                                                                    \
        NULL,        NULL},                                                                \
       {"no-python", 0,                                                                    \

@@ -257,6 +257,35 @@ static void apply_wake_cost(struct ss_ledger_thread *t)
   }
 }
 
+/* A wait that is under way and has no look yet may get one: what this window has of it
+ * goes to the next. */
+static uint64_t take_open(struct ss_ledger_thread *t)
+{
+  struct ss_ledger_row *row = &t->rows[t->count - 1];
+  uint64_t ns = 0;
+  while (t->open > 0 && t->waits.parts[t->waits.count - 1].row == t->count - 1) {
+    ns += t->waits.parts[--t->waits.count].ns;
+    t->open--;
+  }
+  ns = ns < row->off ? ns : row->off;
+  row->off -= ns;
+  return ns;
+}
+
+static void keep_open(struct ss_ledger_thread *t, uint64_t ns)
+{
+  struct ss_wait_part part = {.end_ns = t->since_ns, .ns = ns};
+  if (ns == 0) {
+    return;
+  }
+  t->rows[0].off += ns;
+  if (ss_waits_add(&t->waits, &part)) {
+    t->open++;
+  } else {
+    t->rows[0].unlooked.short_ns += ns;
+  }
+}
+
 void ss_ledger_settle(struct ss_ledger_thread *t, const struct ss_ledger_reading *reading,
                       bool last)
 {
@@ -271,6 +300,8 @@ void ss_ledger_settle(struct ss_ledger_thread *t, const struct ss_ledger_reading
   }
   t->outs = 0;
   t->waits_begun = 0;
+  uint64_t open_ns = last ? 0 : take_open(t);
   ss_ledger_drop_open(t);
   emit_rows(t, kept, last);
+  keep_open(t, open_ns);
 }

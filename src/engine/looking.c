@@ -23,6 +23,14 @@
 #define SHARE_OF_TIME 50
 /* After so many in which nobody waited anew, rounds come when stage 2 wakes anyhow. */
 #define QUIET_ROUNDS 5
+/* For a look that sp and ip alone cannot give. */
+#define STOP_DEADLINE_MS 20
+#define USELESS_STOPS_MAX                                                                \
+  3 /* of a thread: its stacks do not come out complete so, too                          \
+     */
+#define STOPS_APART_NS 10000000ull
+/* Rounds for which a wait's look is put off until it may be stopped for it. */
+#define PUT_OFF_MAX 20
 
 /* ---- who waits ------------------------------------------------------------------- */
 
@@ -161,28 +169,115 @@ void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
     snprintf(text, cap, "%s", waiting->reason);
 }
 
-static void look_at(struct ss_pipeline *p, struct ss_thread *t,
+/* ---- one look ------------------------------------------------------------------------
+ */
+
+struct looking_at {
+  struct ss_pipeline *p;
+  struct ss_thread *t;
+  struct ss_captured captured;
+  bool copied;
+};
+
+static void copy_now(void *arg, const struct ss_regs *regs)
+{
+  struct looking_at *a = arg;
+  struct ss_process *proc = a->t->process;
+  struct ss_captured *c = &a->captured;
+
+  c->rec.u.sample.regs = *regs;
+  c->rec.u.sample.stack_len = ss_mem_read(&proc->live.mem, regs->r[SS_REG_SP],
+                                          a->p->looking.stack, SS_STACK_SNAPSHOT_DEFAULT);
+  c->plan.count = 0;
+  c->raw_len = 0;
+  if (proc->py && ss_py_plan(proc->py, a->t->tid, &c->plan))
+    c->raw_len =
+        ss_read_plan_run(&c->plan, proc->pid, a->p->looking.raw, SS_PLAN_BYTES_MAX);
+  a->copied = true;
+}
+
+/* Only where sp and ip alone do not lead to the thread's start; never where the call
+ * would end with EINTR for it, unless the user said that this may be. */
+static bool wants_stop(const struct ss_pipeline *p, const struct ss_thread *t,
+                       const struct ss_waiting_seen *seen, const struct ss_wait *wait)
+{
+  const struct ss_blocked *b = &seen->blocked;
+
+  return wait->end != SS_END_COMPLETE && !p->config.no_native &&
+         seen->task_state == 'S' && b->nr >= 0 && t->useless_stops < USELESS_STOPS_MAX &&
+         (p->config.stop_any || !ss_arch_syscall(b->nr).eintr);
+}
+
+/* The wait goes on after a stop as a new one: it keeps the stack that the stop gave. */
+static bool is_known_from_stop(const struct ss_thread *t, const struct looking_at *a,
+                               const struct ss_blocked *b, uint64_t *hash)
+{
+  const uint64_t key[3] = {
+      b->sp, b->ip,
+      ss_hash_bytes(a->captured.rec.u.sample.stack, a->captured.rec.u.sample.stack_len)};
+
+  *hash = ss_hash_bytes(key, sizeof(key)) | 1;
+  return *hash == t->stopped_hash;
+}
+
+static void stop_for_look(struct looking_at *a, const struct ss_waiting_seen *seen,
+                          uint64_t hash, struct ss_wait *wait)
+{
+  struct ss_looking *l = &a->p->looking;
+  uint64_t stopped_ns = 0;
+
+  a->copied = false;
+  l->stop_ns = ss_now_ns();
+  (void)ss_stop_look(a->t->tid, STOP_DEADLINE_MS, copy_now, a, &stopped_ns, NULL);
+  if (!a->copied)
+    return;
+  l->stops++;
+  l->stop_total_ns += stopped_ns;
+  if (stopped_ns > l->stop_max_ns)
+    l->stop_max_ns = stopped_ns;
+  ss_stacking_wait(a->p, a->t, &a->captured, true, seen, wait);
+  a->t->useless_stops += wait->end != SS_END_COMPLETE;
+  a->t->stopped_hash = hash;
+  a->t->stopped_wait = *wait;
+}
+
+/* false: not now. */
+static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
                     const struct ss_waiting_seen *seen)
 {
   struct ss_looking *l = &p->looking;
-  struct ss_process *proc = t->process;
-  struct ss_captured c = {
-      .rec = {.type = SS_REC_SAMPLE, .pid = proc->pid, .tid = t->tid}};
   struct ss_queued_look look = {.time_ns = ss_now_ns(), .thread = t};
+  struct looking_at a = {.p = p, .t = t};
+  struct ss_regs regs = {0};
+  uint64_t hash;
 
-  c.rec.time_ns = c.read_ns = look.time_ns;
-  c.rec.u.sample.has_regs = seen->blocked.sp != 0;
-  c.rec.u.sample.regs.r[SS_REG_SP] = seen->blocked.sp;
-  c.rec.u.sample.regs.r[SS_REG_IP] = seen->blocked.ip;
-  c.rec.u.sample.stack = l->stack;
-  c.rec.u.sample.stack_len =
-      ss_mem_read(&proc->live.mem, seen->blocked.sp, l->stack, SS_STACK_SNAPSHOT_DEFAULT);
-  c.raw = l->raw;
-  if (proc->py && ss_py_plan(proc->py, t->tid, &c.plan))
-    c.raw_len = ss_read_plan_run(&c.plan, proc->pid, l->raw, SS_PLAN_BYTES_MAX);
-  ss_stacking_wait(p, t, &c, false, seen, &look.wait);
+  a.captured.rec = (struct ss_record){.type = SS_REC_SAMPLE,
+                                      .pid = t->process->pid,
+                                      .tid = t->tid,
+                                      .time_ns = look.time_ns};
+  a.captured.rec.u.sample.has_regs = seen->blocked.sp != 0;
+  a.captured.rec.u.sample.stack = l->stack;
+  a.captured.read_ns = look.time_ns;
+  a.captured.raw = l->raw;
+  regs.r[SS_REG_SP] = seen->blocked.sp;
+  regs.r[SS_REG_IP] = seen->blocked.ip;
+  copy_now(&a, &regs);
+  if (is_known_from_stop(t, &a, &seen->blocked, &hash)) {
+    look.wait = t->stopped_wait;
+  } else {
+    ss_stacking_wait(p, t, &a.captured, false, seen, &look.wait);
+    if (wants_stop(p, t, seen, &look.wait)) {
+      bool early = look.time_ns < l->stop_ns + STOPS_APART_NS;
+      if (early && t->put_off++ < PUT_OFF_MAX)
+        return false;
+      if (!early)
+        stop_for_look(&a, seen, hash, &look.wait);
+    }
+  }
+  t->put_off = 0;
   enqueue(l, &look);
   l->looks++;
+  return true;
 }
 
 /* ---- a round
@@ -208,8 +303,7 @@ static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
     seen_count++;
     if (!ss_waiting_read(&seen, t->process->pid, t->tid)) {
       unlist(l, t); /* has ended, or may not be read */
-    } else if (ss_waiting_is_off(&seen)) {
-      look_at(p, t, &seen);
+    } else if (ss_waiting_is_off(&seen) && look_at(p, t, &seen)) {
       unlist(l, t);
     }
   }

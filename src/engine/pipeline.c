@@ -328,6 +328,10 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   struct ss_diag diag = {0};
 
   ss_capture_counts(p->config.capture, &counts);
+  counts.stops += p->looking.stops;
+  counts.stop_total_ns += p->looking.stop_total_ns;
+  if (p->looking.stop_max_ns > counts.stop_max_ns)
+    counts.stop_max_ns = p->looking.stop_max_ns;
   add_stops(store, &counts);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED, p->n_rejected + counts.undecodable);

@@ -78,6 +78,9 @@ struct ss_thread {
   unsigned n_outer;
   /* looking.c: in the list of threads whose present wait has no look. */
   struct ss_thread *look_next, **look_link;
+  uint64_t stopped_hash; /* of a wait for which it was stopped; 0: none */
+  struct ss_wait stopped_wait;
+  unsigned useless_stops, put_off;
   uint32_t py_name;   /* string + 1; 0: not looked up */
   uint64_t switch_ns; /* of its newest switch that is known, maybe before its turn */
   struct ss_unwind_memo *memo; /* NULL: it has few samples */
@@ -103,6 +106,7 @@ struct ss_looking {
   struct ss_queued_look *queue; /* by time; the first `done` are used up */
   size_t done, count, cap;
   uint64_t round_ns; /* of the last round */
+  uint64_t stop_ns;  /* when a thread was last stopped for a look */
   unsigned quiet;    /* rounds without anybody */
   unsigned char *stack, *raw;
   uint64_t looks, rounds, cut; /* cut: rounds that had no time for all */

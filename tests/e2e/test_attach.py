@@ -13,6 +13,7 @@ import pytest
 
 import harness
 from harness import STACKSAMPLE, bundle, eventually, run, state, target
+from profiledb import folded
 
 KILLS = 100  # of dump, and of attach
 STUCK = str(harness.ROOT / "tests" / "targets" / "py_stuck.py")
@@ -197,7 +198,7 @@ class Unharmed:
         self.process.send(b"end\n")
         lines = self.process.rest().decode().splitlines()
         assert self.process.wait() == 0
-        waits = [x.split(" ", 2)[1:] for x in lines if x.startswith("wait ")]
+        waits = [x.split(" ", 1)[1].rsplit(": ", 1) for x in lines if x.startswith("wait ")]
         assert len(waits) == self.waiters
         (signals,) = [x.split() for x in lines if x.startswith("signals ")]
         return [w for w in waits if w[1] != "ok"], signals
@@ -223,6 +224,42 @@ def test_twenty_rounds_disturb_nothing(process, tmp_path):
     sent, received, misordered = map(int, signals[1:4])
     assert (sent, misordered) == (received, 0)
     assert signals[4:] == ["wrong", "0"]
+
+
+def looked_at(unharmed, out, *options):
+    """A second of looks: the summary, and the stacks of waits by their reason."""
+    done = run(attach(out, unharmed.pid, "--duration", "1s", "--format", "folded", *options))
+    assert done.returncode == 0, done.stderr
+    folder = bundle(out)
+    stacks = [(frames[-1], frames) for frames, _ in folded(folder / "stacks-wait.folded")]
+    return json.loads((folder / "summary.json").read_text())["quality"], stacks
+
+
+def test_looks_at_waits_end_no_system_call(process, out):
+    """Where sp and pc are not enough, one stop: but for calls that it would end."""
+    unharmed = Unharmed(process)
+    quality, stacks = looked_at(unharmed, out)
+    assert quality["stops"] > 0
+    cut = [(reason, frames) for reason, frames in stacks
+           if any(f.startswith("[incomplete") for f in frames)]
+    whole = {frames[-3] for _, frames in stacks if "wait_thread (unharmed)" in frames}
+    assert "wait_futex (unharmed)" in whole
+    spared = {reason for reason, _ in cut}
+    assert {"[wait: epoll]", "[wait: semtimedop]"} <= spared
+    assert "[wait: futex]" not in spared
+    assert untouched(unharmed.pid) and unharmed.goes_on()
+    disturbed, signals = unharmed.end()
+    assert disturbed == []
+    assert signals[4:] == ["wrong", "0"]
+
+
+def test_stop_any_stops_every_wait(process, out):
+    unharmed = Unharmed(process)
+    _, stacks = looked_at(unharmed, out, "--stop-any", "-r", "20")
+    assert not any(f.startswith("[incomplete") for _, frames in stacks for f in frames)
+    disturbed, _ = unharmed.end()
+    assert {call for call, _ in disturbed} <= {"epoll_wait", "recv", "semop", "semtimedop",
+                                               "sigtimedwait"}
 
 
 @pytest.mark.parametrize("command", ["dump", "attach"])

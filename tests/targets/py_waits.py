@@ -152,5 +152,5 @@ KINDS = {"sleep": sleep, "lock": lock, "pipe": pipe, "network": network, "event"
 if __name__ == "__main__":
     with Measured() as main:
         others = KINDS[sys.argv[1]](float(sys.argv[2]))
-    for one in others or [main.all]:
+    for one in [main.all] if others is None else others:
         print(json.dumps(one), flush=True)

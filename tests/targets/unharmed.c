@@ -1,7 +1,8 @@
 /*
- * Knows whether somebody disturbed it. A dozen threads wait in system calls, each
- * in one call for all its life; among them those that end with EINTR when a tracer
- * stops and releases their thread. One thread computes all the time and gets a
+ * Knows whether somebody disturbed it. Threads wait in 18 kinds of system calls, each
+ * in one call for all its life (sleeps: in many); among them those that end with EINTR
+ * when a tracer stops and releases their thread. Their stacks cannot be unwound without
+ * the frame pointer. One thread computes all the time and gets a
  * numbered signal every few milliseconds.
  *
  * Commands on stdin: "status" prints how far the computation is; "end" wakes every
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/msg.h>
 #include <sys/select.h>
 #include <sys/sem.h>
@@ -32,8 +34,9 @@
 
 #define LONG_S 100000
 
-static atomic_uint word;
-static atomic_int over;
+static atomic_uint word, timed_word, pi_word;
+static atomic_int over, paused;
+static char watched[64];
 static atomic_ulong progress, sent, received, misordered, wrong;
 
 struct waiter {
@@ -41,7 +44,8 @@ struct waiter {
   void (*open)(struct waiter *w);
   long (*wait)(struct waiter *w); /* as the system call: -1 with errno */
   void (*wake)(struct waiter *w);
-  int a, b;
+  int a;
+  atomic_int b;
   pthread_t thread;
   long result;
   int error;
@@ -215,6 +219,122 @@ static long wait_child(struct waiter *w)
   return got == w->a && status != 0 ? -2 : got;
 }
 
+static long wait_futex_until(struct waiter *w)
+{
+  struct timespec limit = {.tv_sec = time(NULL) + LONG_S};
+  (void)w;
+  return syscall(SYS_futex, &timed_word, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 0,
+                 &limit, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+static void wake_futex_until(struct waiter *w)
+{
+  (void)w;
+  timed_word = 1;
+  syscall(SYS_futex, &timed_word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void open_pi(struct waiter *w)
+{
+  (void)w;
+  pi_word = (unsigned)getpid(); /* the main thread has it */
+}
+
+static long wait_pi(struct waiter *w)
+{
+  (void)w;
+  return syscall(SYS_futex, &pi_word, FUTEX_LOCK_PI, 0, NULL, NULL, 0);
+}
+
+static void wake_pi(struct waiter *w)
+{
+  (void)w;
+  syscall(SYS_futex, &pi_word, FUTEX_UNLOCK_PI, 0, NULL, NULL, 0);
+}
+
+static void open_inotify(struct waiter *w)
+{
+  w->a = inotify_init();
+  snprintf(watched, sizeof watched, "/tmp/unharmed-XXXXXX");
+  w->b = mkstemp(watched);
+  inotify_add_watch(w->a, watched, IN_MODIFY);
+}
+
+static long wait_inotify(struct waiter *w)
+{
+  char event[sizeof(struct inotify_event) + 256];
+  return read(w->a, event, sizeof event);
+}
+
+static void write_watched(struct waiter *w)
+{
+  write_byte(w);
+  unlink(watched);
+}
+
+static void open_plain_socket(struct waiter *w)
+{
+  int fds[2];
+  socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
+  w->a = fds[0];
+  w->b = fds[1];
+}
+
+static long wait_nanosleep(struct waiter *w)
+{
+  const struct timespec step = {.tv_nsec = 200000000};
+  while (w->b == 0)
+    if (nanosleep(&step, NULL) != 0)
+      return -1;
+  return 0;
+}
+
+static long wait_clock_nanosleep(struct waiter *w)
+{
+  const struct timespec step = {.tv_nsec = 200000000};
+  while (w->b == 0) {
+    errno = clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
+    if (errno != 0)
+      return -1;
+  }
+  return 0;
+}
+
+static void set_over(struct waiter *w)
+{
+  w->b = 1;
+}
+
+static void on_pause(int signo)
+{
+  (void)signo;
+  paused++;
+}
+
+static void open_pause(struct waiter *w)
+{
+  struct sigaction action = {.sa_handler = on_pause};
+  (void)w;
+  sigaction(SIGUSR1, &action, NULL);
+}
+
+/* Ends with EINTR, always: but not without its signal. */
+static long wait_pause(struct waiter *w)
+{
+  sigset_t set;
+  (void)w;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+  pause();
+  return paused == 1 ? 0 : -1;
+}
+
+static void end_pause(struct waiter *w)
+{
+  pthread_kill(w->thread, SIGUSR1);
+}
+
 static struct waiter waiters[] = {
     {.name = "epoll_wait", .open = open_epoll, .wait = wait_epoll, .wake = write_byte},
     {.name = "recv", .open = open_socket, .wait = wait_recv, .wake = write_byte},
@@ -230,13 +350,34 @@ static struct waiter waiters[] = {
     {.name = "msgrcv", .open = open_queue, .wait = wait_message, .wake = send_message},
     {.name = "futex", .open = open_nothing, .wait = wait_futex, .wake = wake_futex},
     {.name = "waitpid", .open = open_child, .wait = wait_child, .wake = write_byte},
+    {.name = "futex until",
+     .open = open_nothing,
+     .wait = wait_futex_until,
+     .wake = wake_futex_until},
+    {.name = "futex PI", .open = open_pi, .wait = wait_pi, .wake = wake_pi},
+    {.name = "inotify",
+     .open = open_inotify,
+     .wait = wait_inotify,
+     .wake = write_watched},
+    {.name = "plain recv",
+     .open = open_plain_socket,
+     .wait = wait_recv,
+     .wake = write_byte},
+    {.name = "nanosleep", .open = open_nothing, .wait = wait_nanosleep, .wake = set_over},
+    {.name = "clock_nanosleep",
+     .open = open_nothing,
+     .wait = wait_clock_nanosleep,
+     .wake = set_over},
+    {.name = "pause", .open = open_pause, .wait = wait_pause, .wake = end_pause},
 };
 enum { WAITERS = sizeof waiters / sizeof waiters[0] };
 
 static void *wait_thread(void *arg)
 {
   struct waiter *w = arg;
-  errno = 0;
+  volatile char frame[300000 + strlen(w->name)]; /* of no fixed size: needs its pointer */
+  frame[0] = 0;
+  errno = frame[0];
   w->result = w->wait(w);
   w->error = w->result < 0 ? errno : 0;
   return NULL;
@@ -294,7 +435,7 @@ static void end(pthread_t compute, pthread_t sender)
     struct waiter *w = &waiters[i];
     w->wake(w);
     pthread_join(w->thread, NULL);
-    printf("wait %s %s\n", w->name, w->result < 0 ? strerror(w->error) : "ok");
+    printf("wait %s: %s\n", w->name, w->result < 0 ? strerror(w->error) : "ok");
   }
   over = 1;
   pthread_join(sender, NULL);

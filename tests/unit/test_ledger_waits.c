@@ -118,6 +118,20 @@ static void a_look_is_for_all_of_its_wait(void **state)
   free_books(b);
 }
 
+/* A reading in between, as at an attach, divides no wait. */
+static void a_look_is_for_what_an_earlier_window_had(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true);
+  ss_ledger_schedstat(b->t, 60 * MS, 0, 0);
+  look(b, 80 * MS, 1);
+  ss_ledger_schedstat(b->t, 100 * MS, 0, 0);
+  on(b, 200 * MS);
+  close_books(b, 200 * MS);
+  assert_int_equal(b->wait[0][1], 200 * MS);
+  free_books(b);
+}
+
 /* A second of 9 ms waits (most are looked at) and of 1 ms waits (few are): half the
  * looks would give each a wrong share, their weights do not. */
 static void short_waits_get_their_share(void **state)
@@ -234,6 +248,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_long_wait_keeps_its_one_look),
       cmocka_unit_test(a_look_is_for_all_of_its_wait),
+      cmocka_unit_test(a_look_is_for_what_an_earlier_window_had),
       cmocka_unit_test(short_waits_get_their_share),
       cmocka_unit_test(what_escaped_every_look_is_unknown),
       cmocka_unit_test(a_phase_without_looks_is_unknown),
