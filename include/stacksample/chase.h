@@ -22,8 +22,8 @@ enum {
   SS_CHASE_POINTERS = 4,
   SS_CHASE_NO_HOP = 0xffff,
   SS_CHASE_WORDS = 6,     /* sizeof(struct ss_chase) / 8 */
-  SS_CHASE_REGIONS = 96,  /* read by one chase */
-  SS_CHASE_BYTES = 32768, /* of them together */
+  SS_CHASE_REGIONS = 128, /* read by one chase */
+  SS_CHASE_BYTES = 40960, /* of them together */
 };
 
 /* Offsets and lengths in bytes. */

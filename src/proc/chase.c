@@ -22,7 +22,7 @@ enum {
   STEPS_MAX = 128,  /* elements looked at, innermost first */
   ELEMENTS_MAX = 8, /* read one by one */
   OBJECTS_MAX = 32, /* whose heads are read */
-  NEW_MAX = 12,     /* of them, never seen before */
+  NEW_MAX = 24,     /* of them, with what they point to */
   RETRIES = 4,      /* of a list of reads of which one failed */
   PAGE = 4096,
 };
@@ -124,6 +124,9 @@ static bool room_for(const struct ss_chased *out, uint32_t len)
 static uint32_t queue_read(struct iovec *far, uint32_t count, uint32_t *sum,
                            const struct chase *k, uint64_t addr, uint32_t len)
 {
+  for (uint32_t i = 0; i < count; i++)
+    if (far[i].iov_base == remote(addr))
+      return count; /* modules share file names */
   if (addr == 0 || k->out->count + count >= SS_CHASE_REGIONS ||
       len > SS_CHASE_BYTES - k->out->len - *sum)
     return count;

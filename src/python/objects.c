@@ -20,7 +20,7 @@ enum {
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
 #define TRUST_LONGEST_NS UINT64_C(500000000)
-#define TRUST_LAG_NS UINT64_C(100000000) /* from a sample until it is looked at */
+#define TRUST_LAG_NS UINT64_C(100000000) /* without a chase: until it is compared again */
 
 /* ---- strings ------------------------------------------------------------- */
 
@@ -244,9 +244,9 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
                                        uint64_t addr)
 {
   struct ss_py_code_entry *entry = entry_at(py, addr);
-  if (entry && entry->code && py->now_ns < entry->trust_ns + TRUST_LAG_NS &&
-      !ss_mem_holds(mem, addr, py->layout.code_need))
-    return entry;
+  if (entry && entry->code && !ss_mem_holds(mem, addr, py->layout.code_need) &&
+      (py->chased || py->now_ns < entry->trust_ns + TRUST_LAG_NS))
+    return entry; /* stage 1 did not read it because it was trusted */
   struct ss_py_code_key key = {0};
   if (!read_key(py, mem, addr, &key))
     return NULL;

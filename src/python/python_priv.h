@@ -302,6 +302,7 @@ struct ss_py {
   struct ss_py_segment *segments;
   size_t segment_count, segment_cap;
   struct ss_buf scratch;
+  bool chased;     /* what the running merge needs was read at the sample */
   bool deep;       /* the running merge met more frames than are kept */
   uint64_t now_ns; /* time of the running merge */
   struct ss_py_counts counts;
