@@ -12,14 +12,15 @@ _stacksample_value() {
     --count) echo time samples ;;
     --state) echo user kernel spin gil lock io child sleep wait runnable stopped unknown ;;
     --format) echo folded trace flamegraph speedscope pprof summary all none ;;
-    -r | --rate | --stamp | --timeout | --grace | --dump-at | --stall | -d | --duration | \
+    -r | --rate | --audit | --stamp | --timeout | --grace | --dump-at | --stall | -d | --duration | \
       -n | --repeat | -i | --interval | --test | --thread | --from | --to) echo text ;;
   esac
 }
 
 _stacksample_options() {
   local shared="-o --output --stamp -r --rate --engine --cpu-only --stop-any --no-python
-    --no-native --no-children --format --trace-slices-only --env -q --quiet --no-progress -h --help"
+    --no-native --no-children --audit --format --trace-slices-only --env -q --quiet
+    --no-progress -h --help"
 
   case $1 in
     run) echo "$shared --no-log --timeout --grace --dump-at --stall" ;;

@@ -57,6 +57,8 @@ complete -c stacksample -n "$session" -l stop-any -d 'stop threads whose call ma
 complete -c stacksample -n "$frames" -l no-python -d 'leave Python frames out'
 complete -c stacksample -n "$frames" -l no-native -d 'leave native frames out'
 complete -c stacksample -n "$frames" -l no-children -d 'only the first process'
+complete -c stacksample -n "$session" -l audit -x \
+    -d 'unwind one stack in so many a second way'
 complete -c stacksample -n "$session" -l format -d 'outputs to write' \
     -xa "(__fish_complete_list , 'string join \n $formats')"
 complete -c stacksample -n "$session" -l env -xa 'full redacted none' -d 'what env.txt holds'

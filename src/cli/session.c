@@ -27,8 +27,10 @@ const char *const ss_env_names[] = {"full", "redacted", "none", NULL};
 
 void ss_session_defaults(struct ss_session_options *o)
 {
-  *o = (struct ss_session_options){
-      .output = "stacksample-out", .rate_hz = SS_RATE_DEFAULT_HZ, .env = SS_ENV_REDACTED};
+  *o = (struct ss_session_options){.output = "stacksample-out",
+                                   .rate_hz = SS_RATE_DEFAULT_HZ,
+                                   .audit_every = SS_AUDIT_EVERY,
+                                   .env = SS_ENV_REDACTED};
 }
 
 /* ---- formats ------------------------------------------------------------------- */
@@ -167,6 +169,7 @@ static enum ss_err start_pipeline(struct ss_session *s, pid_t pid, bool attached
       .no_children = s->options->no_children,
       .cpu_only = s->options->cpu_only,
       .stop_any = s->options->stop_any,
+      .audit_every = s->options->audit_every,
   };
 
   config.capture = s->capture;

@@ -19,7 +19,7 @@ enum ss_engine_choice { SS_ENGINE_AUTO, SS_ENGINE_PERF, SS_ENGINE_PTRACE };
 struct ss_session_options {
   const char *output; /* parent folder */
   const char *stamp;
-  uint64_t rate_hz;
+  uint64_t rate_hz, audit_every;
   int engine; /* enum ss_engine_choice */
   int env;    /* enum ss_env_mode */
   bool cpu_only, stop_any, no_python, no_native, no_children, quiet, no_progress;
@@ -81,6 +81,11 @@ void ss_session_defaults(struct ss_session_options *o);
        0,                                                                                 \
        NULL,                                                                              \
        NULL},                                                                             \
+      {"audit",     0,                                                                    \
+       SS_OPT_UINT, &(o)->audit_every,                                                    \
+       "N",         "unwind one stack in N a second way, and compare (1000)",             \
+       1,           SS_AUDIT_EVERY_MAX,                                                   \
+       NULL,        NULL},                                                                \
       {"format",                                                                          \
        0,                                                                                 \
        SS_OPT_STRING,                                                                     \

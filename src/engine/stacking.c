@@ -279,11 +279,12 @@ static void unwind(struct ss_pipeline *p, struct ss_thread *t,
 static void audit(struct ss_pipeline *p, struct ss_thread *t, const struct ss_record *rec,
                   const struct ss_snapshot *snapshot, const struct user_stack *u)
 {
+  uint64_t every = p->config.audit_every;
   uint64_t ips[SS_FRAMES_MAX];
   size_t count = 0;
   enum ss_end end;
 
-  if (p->n_samples % SS_AUDIT_EVERY != SS_AUDIT_EVERY / 10 || u->native == 0)
+  if (every == 0 || p->n_samples % every != every / 10 || u->native == 0)
     return;
   end = ss_unwind_audit(p->unwinder, &t->process->space, &snapshot->mem,
                         &rec->u.sample.regs, ips, SS_FRAMES_MAX, &count);

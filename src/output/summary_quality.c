@@ -90,6 +90,21 @@ static void put_kernel_method(struct ss_buf *out, const struct ss_profile *p)
   ss_buf_addc(out, '.');
 }
 
+/* How often the second opinion on a stack was another. */
+static void put_audit(struct ss_buf *out, const struct ss_profile *p)
+{
+  uint64_t checked = ss_profile_meta_u64(p, SS_META_AUDIT_CHECKED, 0);
+  uint64_t differ = ss_profile_meta_u64(p, SS_META_AUDIT_DIFFER, 0);
+
+  if (checked == 0)
+    return;
+  ss_buf_addf(out, " Unwound a second way, by libunwind: ");
+  ss_put_count(out, checked);
+  ss_buf_adds(out, checked == 1 ? " stack, of which " : " stacks, of which ");
+  ss_put_count(out, differ);
+  ss_buf_adds(out, differ == 1 ? " differs." : " differ.");
+}
+
 static void samples_para(struct ss_doc *d, const struct ss_figures *f)
 {
   struct ss_buf text = {0};
@@ -106,6 +121,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_known_count(&text, f->p, "line tables of Python unread", SS_META_PY_UNREAD);
   ss_buf_addc(&text, '.');
   put_kernel_method(&text, f->p);
+  put_audit(&text, f->p);
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }

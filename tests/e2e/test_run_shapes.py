@@ -265,6 +265,17 @@ def test_half_of_the_stack(out, project, option, gone, left):
     sums_hold(folder)
 
 
+def test_audit_checks_what_it_was_asked_to(out, project):
+    """A second way to unwind: libunwind has another opinion on few stacks."""
+    folder = wrapped(out, project, [*PYTEST, "test_busy.py"], options=("--audit", "2"))
+    quality = summary(folder)["quality"]
+    audit = quality["audit"]
+    assert quality["samples"] / 4 < audit["checked"] <= (quality["samples"] + 1) / 2
+    assert audit["differ"] <= audit["checked"] / 10
+    said = f"Unwound a second way, by libunwind: {audit['checked']} stacks"
+    assert said in (folder / "summary.md").read_text()
+
+
 def test_rate_1000(out, project):
     folder = wrapped(out, project, [*PYTEST, "-q", "test_busy.py"], options=["--rate", "1000"])
     profile = Profile(folder)
