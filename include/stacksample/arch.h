@@ -82,6 +82,8 @@ struct ss_insn {
 };
 /* The instruction at `code`; BAD where `len` bytes do not hold it. */
 struct ss_insn ss_arch_decode(const unsigned char *code, size_t len);
+/* Is the instruction at `code + at` in a short loop that waits (spins)? */
+bool ss_arch_in_spin_loop(const unsigned char *code, size_t len, size_t at);
 /* Do the bytes up to `end` (at least `before` of them) end in a call? *target:
  * the distance from `end` to where it goes, 0 for an indirect one. */
 bool ss_arch_is_call_before(const unsigned char *end, size_t before, int64_t *target);

@@ -67,6 +67,14 @@ const char *ss_role_of(const char *const *outer_names, size_t count,
  * where `symbol` is an entry function of the kernel; false: it says nothing. */
 bool ss_kernel_class(const char *symbol, char *buf, size_t cap);
 
+/* ---- spinning --------------------------------------------------------------- */
+
+/* Is this function one that waits without leaving the CPU? `library` is the file's
+ * name, `symbol` as its symbol table has it. */
+bool ss_spin_function(const char *library, const char *symbol);
+/* Is there any such function in this library? */
+bool ss_spin_library(const char *library);
+
 /* ---- torch ----------------------------------------------------------------- */
 
 /* The operator that a demangled native name is: "aten::mm" of

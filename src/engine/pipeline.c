@@ -356,6 +356,7 @@ void ss_pipeline_free(struct ss_pipeline *p)
   ss_looking_free(p);
   ss_ledger_free(p->ledger);
   ss_hidden_free(p->hidden);
+  ss_spinning_release(p);
   ss_unwinder_free(p->unwinder);
   ss_kallsyms_free(p->kallsyms);
   ss_modules_free(p->modules);

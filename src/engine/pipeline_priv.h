@@ -132,10 +132,12 @@ struct ss_pipeline {
   struct ss_idmap by_pid;       /* pid -> struct ss_process * */
   struct ss_idmap by_tid;       /* tid -> struct ss_thread * */
   size_t n_processes, n_threads, n_memos;
-  struct ss_idmap occurrences;   /* hash of (process, test, phase) -> count */
-  struct ss_idmap module_rows;   /* module id -> store module */
-  struct ss_idmap kernel_frames; /* kernel function's address -> store frame */
-  struct ss_hidden *hidden;      /* NULL where kernel samples come */
+  struct ss_idmap occurrences;    /* hash of (process, test, phase) -> count */
+  struct ss_idmap module_rows;    /* module id -> store module */
+  struct ss_idmap kernel_frames;  /* kernel function's address -> store frame */
+  struct ss_idmap spin_functions; /* place in a module -> does one spin there? */
+  struct ss_idmap spin_places;
+  struct ss_hidden *hidden; /* NULL where kernel samples come */
 
   /* One stack under work; too large for a thread's C stack. */
   struct ss_frame *native;
@@ -220,6 +222,9 @@ void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
                     const struct ss_waiting *waiting, char *text, size_t cap);
 
 void ss_stacking_forget(struct ss_pipeline *p, struct ss_thread *t);
+/* spinning.c: is a thread whose innermost frame is `leaf` waiting on its CPU? */
+bool ss_spinning(struct ss_pipeline *p, const struct ss_frame *leaf);
+void ss_spinning_release(struct ss_pipeline *p);
 /* roles.c: names and roles of threads, when names are known */
 void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
 

@@ -548,6 +548,14 @@ uint32_t ss_stacking_mark(struct ss_pipeline *p, const char *text)
                         named_frame(p, SS_FRAME_SYNTHETIC, text), 0);
 }
 
+static enum ss_state state_of(struct ss_pipeline *p, const struct ss_record *rec,
+                              const struct user_stack *u)
+{
+  if (rec->u.sample.kernel)
+    return SS_STATE_KERNEL;
+  return u->native > 0 && ss_spinning(p, &u->frames[0]) ? SS_STATE_SPIN : SS_STATE_USER;
+}
+
 void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured)
 {
   const struct ss_record *rec = &captured->rec;
@@ -591,7 +599,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
       .thread = t->id,
       .stack = store_path(&path, &t->path),
       .phase = ss_phases_at(t->process, rec->time_ns),
-      .state = rec->u.sample.kernel ? SS_STATE_KERNEL : SS_STATE_USER,
+      .state = (uint8_t)state_of(p, rec, &user),
       .end = (uint8_t)user.end,
       .method = (uint8_t)user.method,
       .merge = (uint8_t)user.merge,
