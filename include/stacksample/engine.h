@@ -91,8 +91,9 @@ struct ss_record { /* pointers are into the decoded bytes */
       struct ss_regs regs;
       const unsigned char *stack; /* the valid (dyn_size) bytes from sp up */
       size_t stack_len;
-      uint32_t more; /* further periods that it stands for (ptrace) */
-      uint32_t call; /* kernel, without kernel_ips: its system call + 1; or below */
+      uint32_t more;   /* further periods that it stands for (ptrace) */
+      uint64_t ago_ns; /* its time ended so long before (ptrace) */
+      uint32_t call;   /* kernel, without kernel_ips: its system call + 1; or below */
     } sample;
     struct {
       struct ss_map map; /* path not set: below */

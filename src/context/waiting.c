@@ -256,6 +256,14 @@ bool ss_waiting_is_off(const struct ss_waiting_seen *seen)
           seen->task_state == 't');
 }
 
+/* Stopped by ourselves for one copy: it runs. */
+static bool is_our_stop(const struct ss_stat *st, pid_t tid)
+{
+  pid_t tracer = st->state == 't' ? ss_tracer_of(tid) : -1;
+
+  return tracer == 0 || tracer == getpid();
+}
+
 bool ss_waiting_read(struct ss_waiting_seen *seen, pid_t pid, pid_t tid)
 {
   struct ss_stat st;
@@ -268,6 +276,7 @@ bool ss_waiting_read(struct ss_waiting_seen *seen, pid_t pid, pid_t tid)
   }
   if (!ss_stat_read(&st, pid, tid))
     return false;
-  seen->task_state = st.state;
+  seen->blocked.running = is_our_stop(&st, tid);
+  seen->task_state = seen->blocked.running ? 'R' : st.state;
   return true;
 }

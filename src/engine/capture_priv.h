@@ -87,6 +87,7 @@ struct ss_own_record {
   const void *raw;
   size_t raw_len;
   uint64_t read_ns;
+  struct ss_chased chased; /* count 0: none */
 };
 /* false: no room; counted as lost. */
 bool ss_own_record_put(struct ss_cpu *cpu, const struct ss_own_record *own);

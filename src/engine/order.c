@@ -86,7 +86,9 @@ static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
     if (entry->time_ns > cpu->newest_ns) {
       cpu->newest_ns = entry->time_ns;
     }
-    show_switch(c, (const void *)ss_entry_record(entry), entry->record_len);
+    if (!entry->own) {
+      show_switch(c, (const void *)ss_entry_record(entry), entry->record_len);
+    }
     if (!heap_push(&c->heap, item)) {
       atomic_fetch_add(&c->undecodable, 1);
       ss_queue_done(&cpu->queue, entry);
@@ -239,7 +241,7 @@ static void peek_ring(const struct ss_capture *c, struct ss_cpu *cpu)
 
 void ss_capture_peek(struct ss_capture *c)
 {
-  for (size_t i = 0; i < c->cpu_count && c->on_switch; i++) {
+  for (size_t i = 0; i < c->cpu_count && c->on_switch && !c->tracer; i++) {
     peek_ring(c, &c->cpus[i]);
   }
 }

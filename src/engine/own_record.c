@@ -21,12 +21,24 @@ static const enum ss_record_rank ranks[] = {
     [SS_REC_OTHER] = SS_RANK_REST,
 };
 
+static void put_chased(struct ss_entry *entry, const struct ss_chased *chased)
+{
+  struct ss_region *regions = ss_entry_chased(entry);
+  memcpy(regions, chased->regions, chased->count * sizeof *regions);
+  memcpy(regions + chased->count, chased->bytes, chased->len);
+  entry->chased = (uint16_t)chased->count;
+  entry->chased_len = chased->len;
+}
+
 static bool put(struct ss_cpu *cpu, const struct ss_own_record *own)
 {
+  const struct ss_chased *chased = &own->chased;
   size_t len = sizeof own->rec + own->tail_len;
   uint32_t regions = own->plan && own->raw_len > 0 ? own->plan->count : 0;
+  size_t behind =
+      chased->count > 0 ? chased->count * sizeof *chased->regions + chased->len + 16 : 0;
   struct ss_entry *entry =
-      ss_capture_reserve(cpu, len, regions, own->raw_len, own->rec.time_ns);
+      ss_capture_reserve(cpu, len, regions, own->raw_len + behind, own->rec.time_ns);
   if (!entry) {
     return false;
   }
@@ -38,6 +50,9 @@ static bool put(struct ss_cpu *cpu, const struct ss_own_record *own)
     memcpy(ss_entry_raw(entry), own->raw, own->raw_len);
     entry->raw_len = (uint32_t)own->raw_len;
     entry->read_ns = own->read_ns;
+  }
+  if (behind > 0) {
+    put_chased(entry, chased);
   }
   unsigned char *to = ss_entry_record(entry);
   memcpy(to, &own->rec, sizeof own->rec);

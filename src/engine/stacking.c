@@ -594,7 +594,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     push_user(&path, t->process, &user);
   keep_outer(t, &user);
   row = (struct ss_sample_row){
-      .time_ns = rec->time_ns,
+      .time_ns = rec->time_ns - rec->u.sample.ago_ns,
       .weight_ns = p->facts.period_ns * (1 + (uint64_t)rec->u.sample.more),
       .thread = t->id,
       .stack = store_path(&path, &t->path),

@@ -84,9 +84,9 @@ static void tell_sample(struct ss_tracer *t, struct ss_runner *r,
 {
   uint64_t due = periods_due(t, r), kernel = kernel_periods(t, r, due, call >= 0);
   uint64_t kernel_ns = kernel * t->facts.period_ns;
-  own->rec.time_ns -= kernel_ns;
+  own->rec.u.sample.ago_ns = kernel_ns;
   put_sample(t, own, due - kernel);
-  own->rec.time_ns += kernel_ns;
+  own->rec.u.sample.ago_ns = 0;
   own->rec.u.sample.kernel = true;
   if (call >= 0) {
     own->rec.u.sample.call = (uint32_t)call + 1;
@@ -111,6 +111,25 @@ static void count_stop(struct ss_tracer *t, uint64_t stopped_ns)
   }
 }
 
+/* Follows the list that begins in what has been read. */
+static void chase(struct ss_tracer *t, struct ss_own_record *own,
+                  const struct ss_read_plan *plan)
+{
+  struct ss_span spans[SS_PLAN_REGIONS_MAX + 1];
+  struct ss_mem_spans known;
+  size_t count = 0;
+  if (plan->chase.start == 0 || own->raw_len == 0) {
+    return;
+  }
+  spans[count++] =
+      (struct ss_span){own->rec.u.sample.regs.r[SS_REG_SP], own->tail_len, t->stack};
+  count +=
+      ss_read_plan_spans(plan, t->raw, own->raw_len, spans + count, SS_PLAN_REGIONS_MAX);
+  ss_mem_spans_init(&known, spans, count, NULL);
+  ss_chase_run(&plan->chase, own->rec.pid, &known.mem, t->capture->seen, own->read_ns,
+               &own->chased);
+}
+
 /* It stands still: copies, lets it go, and only then does the rest. */
 static void take_sample(struct ss_tracer *t, struct ss_runner *r)
 {
@@ -122,6 +141,7 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
       .plan = &plan,
       .raw = t->raw};
   struct ss_regs *regs = &own.rec.u.sample.regs;
+  own.chased = t->chased;
   bool has_plan = ss_plans_get(t->capture->plans, pid, r->tid, &plan);
   long call = -1;
   if (ss_arch_ptrace_regs(r->tid, regs)) {
@@ -133,12 +153,15 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
     if (has_plan) {
       ss_read_plan_stack(&plan, regs->r[SS_REG_SP], own.tail_len);
       own.raw_len = ss_read_plan_run(&plan, pid, t->raw, SS_PLAN_BYTES_MAX);
+      chase(t, &own, &plan);
     }
     call = ss_arch_ptrace_call(r->tid);
   }
   count_stop(t, ss_stop_release(&r->stop));
   if (own.rec.u.sample.has_regs) {
+    ss_tell_in(t, r, own.rec.time_ns);
     tell_sample(t, r, &own, call);
+    ss_tell_out(t, r, own.rec.time_ns);
   }
 }
 
@@ -235,7 +258,7 @@ static void note_mappings(struct ss_tracer *t, struct ss_runner *r, uint64_t now
   if (p->exec_kb != 0) {
     struct ss_record rec = {
         .type = SS_REC_REMAP, .pid = p->pid, .tid = r->tid, .time_ns = now_ns};
-    ss_watch_put(t, &rec, NULL);
+    ss_tell(t, &rec, NULL);
   }
   p->exec_kb = exec_kb;
 }
@@ -344,7 +367,7 @@ static void *run(void *arg)
   await_last(t);
   for (size_t i = 0; i < t->count; i++) {
     if (t->runners[i]->cpu_ns != t->runners[i]->told_cpu_ns) {
-      ss_watch_tell_usage(t, t->runners[i], ss_now_ns());
+      ss_tell_usage(t, t->runners[i], ss_now_ns());
     }
   }
   if (t->merged_for_budget > 0) {
@@ -387,10 +410,13 @@ static enum ss_err start(struct ss_tracer *t, struct ss_diag *diag)
   struct ss_cpu *cpu = t->cpu;
   t->stack = malloc(t->config.snapshot);
   t->raw = malloc(SS_PLAN_BYTES_MAX);
+  t->chased.regions = calloc(SS_CHASE_REGIONS, sizeof *t->chased.regions);
+  t->chased.bytes = malloc(SS_CHASE_BYTES);
   cpu->capture = t->capture;
   cpu->kick = cpu->epoll = -1;
   t->capture->cpu_count = 1;
-  if (!t->stack || !t->raw || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
+  if (!t->stack || !t->raw || !t->chased.regions || !t->chased.bytes ||
+      !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
     return ss_fail(diag, SS_ERR_NOMEM, "the ptrace engine");
   }
   if (!ss_watch_begin(t, diag)) {
@@ -426,6 +452,7 @@ enum ss_err ss_capture_start_tracer(struct ss_capture **capture, pid_t root,
   }
   t->config = *config;
   t->facts = (struct ss_perf_facts){.kernel_samples = true,
+                                    .switches = true, /* made of who has run */
                                     .snapshot = config->snapshot,
                                     .period_ns = 1000000000u / config->rate_hz};
   t->capture = c;
@@ -459,6 +486,8 @@ void ss_tracer_free(struct ss_tracer *t)
   ss_watch_release(t);
   free(t->stack);
   free(t->raw);
+  free(t->chased.regions);
+  free(t->chased.bytes);
   free(t);
 }
 

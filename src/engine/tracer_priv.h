@@ -28,6 +28,7 @@ struct ss_runner { /* a thread */
   char comm[64];
   bool gone, leader_ended;
   uint64_t cpu_ns, runqueue_ns;     /* as last read */
+  uint64_t off_ns;                  /* told to be off the CPU since then */
   uint64_t sampled_ns;              /* CPU time that samples stand for */
   uint64_t told_cpu_ns, told_at_ns; /* in the last USAGE record */
   uint32_t idle, skip;              /* ticks without CPU time; ticks not to look */
@@ -60,6 +61,7 @@ struct ss_tracer {
   uint64_t last_pid;     /* as read there */
   uint64_t listed_ns;    /* when the tree was last listed */
   uint64_t list_cost_ns; /* of that listing */
+  uint64_t told_ns;      /* no record of this round may be older */
   uint64_t bound_ns;     /* published: no record is older */
   size_t kept_open;
 
@@ -68,6 +70,7 @@ struct ss_tracer {
   uint64_t budget_used_ns, merged_for_budget;
   uint64_t random;
   unsigned char *stack, *raw;
+  struct ss_chased chased; /* its buffers */
   _Atomic uint64_t stops, stop_total_ns, stop_max_ns;
 };
 
@@ -78,8 +81,18 @@ void ss_watch_look(struct ss_tracer *t, uint64_t now_ns);
 void ss_watch_release(struct ss_tracer *t);
 /* What a fresh stat line of a thread tells: exec, name, kernel time. */
 void ss_watch_stat(struct ss_tracer *t, struct ss_runner *r, const struct ss_stat *st);
-/* CPU time as the kernel has it now, told to stage 2 once in a while. */
-void ss_watch_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
-void ss_watch_put(struct ss_tracer *t, const struct ss_record *rec, const char *name);
+
+/* tracer_tell.c; `name` of a COMM record, else NULL */
+void ss_tell(struct ss_tracer *t, const struct ss_record *rec, const char *name);
+/* On a CPU from `in` to `out`, as switch records would have it. */
+void ss_tell_in(struct ss_tracer *t, const struct ss_runner *r, uint64_t time_ns);
+void ss_tell_out(struct ss_tracer *t, struct ss_runner *r, uint64_t time_ns);
+void ss_tell_comm(struct ss_tracer *t, const struct ss_runner *r, uint64_t time_ns,
+                  bool exec);
+void ss_tell_birth(struct ss_tracer *t, struct ss_runner *r, pid_t ppid, uint64_t time_ns,
+                   bool exec);
+/* CPU time as the kernel has it now. */
+void ss_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
+void ss_tell_exit(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
 
 #endif

@@ -32,66 +32,6 @@ enum {
 #define USAGE_NS 200000000ull       /* between two USAGE records of a thread */
 #define LISTING_LATE_NS 50000000ull /* stage 2 waits no longer for one */
 
-void ss_watch_put(struct ss_tracer *t, const struct ss_record *rec, const char *name)
-{
-  struct ss_own_record own = {
-      .rec = *rec, .tail = name, .tail_len = name ? strlen(name) + 1 : 0};
-  (void)ss_own_record_put(t->cpu, &own);
-}
-
-/* ---- what is told ---------------------------------------------------------------- */
-
-static void tell_comm(struct ss_tracer *t, const struct ss_runner *r, bool exec)
-{
-  struct ss_record rec = {.type = SS_REC_COMM,
-                          .pid = r->process->pid,
-                          .tid = r->tid,
-                          .time_ns = ss_now_ns(),
-                          .u.comm.exec = exec};
-  ss_watch_put(t, &rec, r->comm);
-}
-
-static void tell_birth(struct ss_tracer *t, const struct ss_runner *r, pid_t ppid,
-                       uint64_t time_ns, bool exec)
-{
-  struct ss_record rec = {.type = SS_REC_FORK,
-                          .pid = r->process->pid,
-                          .tid = r->tid,
-                          .time_ns = time_ns,
-                          .u.task = {.ppid = ppid, .ptid = ppid}};
-  ss_watch_put(t, &rec, NULL);
-  tell_comm(t, r, exec); /* it may be gone before anybody else can ask */
-}
-
-void ss_watch_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
-{
-  struct ss_record rec = {
-      .type = SS_REC_USAGE,
-      .pid = r->process->pid,
-      .tid = r->tid,
-      .time_ns = now_ns,
-      .u.usage = {.cpu_ns = r->cpu_ns, .runqueue_ns = r->runqueue_ns}};
-  r->told_cpu_ns = r->cpu_ns;
-  r->told_at_ns = now_ns;
-  ss_watch_put(t, &rec, NULL);
-}
-
-static void tell_exit(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
-{
-  if (r->leader_ended) {
-    return;
-  }
-  if (r->cpu_ns != r->told_cpu_ns) {
-    ss_watch_tell_usage(t, r, now_ns);
-  }
-  struct ss_record rec = {.type = SS_REC_EXIT,
-                          .pid = r->process->pid,
-                          .tid = r->tid,
-                          .time_ns = now_ns,
-                          .u.task = {.ppid = r->process->ppid}};
-  ss_watch_put(t, &rec, NULL);
-}
-
 /* ---- threads --------------------------------------------------------------------- */
 
 static struct ss_runner *find_runner(const struct ss_tracer *t, pid_t tid)
@@ -190,12 +130,16 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
   if (!exec) {
     return;
   }
-  if (p->held) {
-    p->held = false;
-    forget_time(t, r);
-  }
+  bool born = p->held;
+  uint64_t now_ns = ss_now_ns();
+  p->held = false;
   snprintf(r->comm, sizeof r->comm, "%s", st->comm);
-  tell_comm(t, r, true);
+  ss_tell_comm(t, r, now_ns, true);
+  if (born) {
+    forget_time(t, r);
+    ss_tell_in(t, r, now_ns);
+    ss_tell_out(t, r, now_ns);
+  }
 }
 
 /* How the CPU time since the last line divides; the kernel rounds to its ticks and
@@ -220,7 +164,7 @@ void ss_watch_stat(struct ss_tracer *t, struct ss_runner *r, const struct ss_sta
   note_image(t, r, st);
   if (strcmp(st->comm, r->comm) != 0) {
     snprintf(r->comm, sizeof r->comm, "%s", st->comm);
-    tell_comm(t, r, false);
+    ss_tell_comm(t, r, ss_now_ns(), false);
   }
   note_split(r, st);
 }
@@ -254,7 +198,7 @@ static void add_threads(struct ss_tracer *t, struct ss_watched *p, bool quiet,
     if (r && quiet) {
       forget_time(t, r);
     } else if (r && tids[i] != p->pid) {
-      tell_birth(t, r, p->pid, birth_ns(t, &st, now_ns), false);
+      ss_tell_birth(t, r, p->pid, birth_ns(t, &st, now_ns), false);
     }
     if (r) {
       note_split(r, &st);
@@ -291,7 +235,7 @@ static void add_child(struct ss_tracer *t, const struct ss_watched *parent,
   if (!r) {
     return;
   }
-  tell_birth(t, r, parent->pid, birth_ns(t, st, now_ns), p->image != parent->image);
+  ss_tell_birth(t, r, parent->pid, birth_ns(t, st, now_ns), p->image != parent->image);
   r->split_known = true;
   add_threads(t, p, false, now_ns);
 }
@@ -390,6 +334,11 @@ static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t no
   } else {
     r->idle = r->skip = 0;
   }
+  if (cpu_ns > r->cpu_ns) {
+    uint64_t ran_ns = cpu_ns - r->cpu_ns, since_ns = now_ns - t->told_ns;
+    ss_tell_in(t, r, now_ns - (ran_ns < since_ns ? ran_ns : since_ns));
+    ss_tell_out(t, r, now_ns);
+  }
   if (cpu_ns < r->cpu_ns) { /* another thread's exec has taken its number */
     r->sampled_ns = 0;
     r->split_known = false;
@@ -397,7 +346,7 @@ static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t no
   r->cpu_ns = cpu_ns;
   r->runqueue_ns = runqueue_ns;
   if (cpu_ns != r->told_cpu_ns && now_ns >= r->told_at_ns + USAGE_NS) {
-    ss_watch_tell_usage(t, r, now_ns);
+    ss_tell_usage(t, r, now_ns);
   }
 }
 
@@ -417,7 +366,7 @@ static void check_process(struct ss_tracer *t, struct ss_watched *p, uint64_t no
   }
   ss_watch_stat(t, r, &st);
   if (st.state == 'Z' && !r->leader_ended) {
-    tell_exit(t, r, now_ns);
+    ss_tell_exit(t, r, now_ns);
     r->leader_ended = true;
   }
 }
@@ -440,7 +389,7 @@ static void bury_runners(struct ss_tracer *t, uint64_t now_ns)
       i++;
       continue;
     }
-    tell_exit(t, r, now_ns);
+    ss_tell_exit(t, r, now_ns);
     t->runners[i] = t->runners[--t->count];
     runner_free(t, r);
   }
@@ -503,6 +452,7 @@ static void look_for_ends(struct ss_tracer *t, uint64_t now_ns)
 
 void ss_watch_look(struct ss_tracer *t, uint64_t now_ns)
 {
+  t->told_ns = t->bound_ns;
   look_for_newcomers(t, now_ns);
   for (size_t i = 0; i < t->count; i++) {
     look_at_runner(t, t->runners[i], now_ns);

@@ -40,6 +40,7 @@ static bool read_status(pid_t tid, struct ss_buf *text)
   return ss_file_read_all(AT_FDCWD, path, 1u << 16, text, NULL) == SS_ERR_OK;
 }
 
+/* The kernel names the thread that traces. */
 pid_t ss_tracer_of(pid_t tid)
 {
   struct ss_buf text = {0};
@@ -47,6 +48,9 @@ pid_t ss_tracer_of(pid_t tid)
 
   if (read_status(tid, &text))
     tracer = (pid_t)status_number(ss_buf_str(&text), "\nTracerPid:");
+  ss_buf_clear(&text);
+  if (tracer > 0 && read_status(tracer, &text))
+    tracer = (pid_t)status_number(ss_buf_str(&text), "\nTgid:");
   ss_buf_release(&text);
   return tracer;
 }
