@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "stacksample/sha256.h"
+
 enum ss_reg { /* dense, the order in which perf delivers our mask */
               SS_REG_AX,
               SS_REG_BX,
@@ -55,6 +57,9 @@ uint16_t ss_arch_elf_machine(void);
 /* Is this build for a supported machine, and its name ("x86_64"). */
 bool ss_arch_supported(void);
 const char *ss_arch_name(void);
+
+/* SHA-256 by the processor's own instructions; NULL where it has none. */
+ss_sha256_blocks *ss_arch_sha256(void);
 
 /* ---- instructions, for code without unwind information --------------------- */
 

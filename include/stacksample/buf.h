@@ -24,10 +24,14 @@ void ss_buf_clear(struct ss_buf *buf);   /* len = 0, memory kept */
 void ss_buf_add(struct ss_buf *buf, const void *bytes, size_t len);
 void ss_buf_adds(struct ss_buf *buf, const char *text);
 void ss_buf_addc(struct ss_buf *buf, char c);
+void ss_buf_addu(struct ss_buf *buf, uint64_t number); /* decimal */
 void ss_buf_addf(struct ss_buf *buf, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 void ss_buf_vaddf(struct ss_buf *buf, const char *fmt, va_list ap)
     __attribute__((format(printf, 2, 0)));
+/* The decimal digits of a number; returns how many. No NUL. */
+enum { SS_DECIMAL_MAX = 20 };
+size_t ss_decimal(uint64_t number, char digits[SS_DECIMAL_MAX]);
 /* data, or "" when empty: never NULL. */
 const char *ss_buf_str(const struct ss_buf *buf);
 

@@ -5,7 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Takes `count` blocks of 64 bytes into the state. */
+typedef void ss_sha256_blocks(uint32_t h[8], const unsigned char *bytes, size_t count);
+
 struct ss_sha256 {
+  ss_sha256_blocks *take; /* may be replaced after the init by a faster one (arch.h) */
   uint32_t h[8];
   uint64_t bytes; /* hashed and pending */
   unsigned char block[64];

@@ -53,6 +53,26 @@ void ss_buf_addc(struct ss_buf *buf, char c)
   ss_buf_add(buf, &c, 1);
 }
 
+size_t ss_decimal(uint64_t number, char digits[SS_DECIMAL_MAX])
+{
+  char reversed[SS_DECIMAL_MAX];
+  size_t n = 0;
+
+  do
+    reversed[n++] = (char)('0' + number % 10);
+  while ((number /= 10) > 0);
+  for (size_t i = 0; i < n; i++)
+    digits[i] = reversed[n - 1 - i];
+  return n;
+}
+
+void ss_buf_addu(struct ss_buf *buf, uint64_t number)
+{
+  char digits[SS_DECIMAL_MAX];
+
+  ss_buf_add(buf, digits, ss_decimal(number, digits));
+}
+
 void ss_buf_addf(struct ss_buf *buf, const char *fmt, ...)
 {
   va_list ap;

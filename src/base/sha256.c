@@ -66,10 +66,17 @@ static void compress(uint32_t h[8], const unsigned char block[64])
   h[7] += k;
 }
 
+static void take_plain(uint32_t h[8], const unsigned char *bytes, size_t count)
+{
+  for (; count > 0; count--, bytes += 64)
+    compress(h, bytes);
+}
+
 void ss_sha256_init(struct ss_sha256 *s)
 {
   static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  s->take = take_plain;
   memcpy(s->h, start, sizeof start);
   s->bytes = 0;
 }
@@ -80,6 +87,11 @@ void ss_sha256_update(struct ss_sha256 *s, const void *bytes, size_t len)
   size_t pending = s->bytes % 64;
 
   s->bytes += len;
+  if (pending == 0 && len >= 64) {
+    s->take(s->h, p, len / 64);
+    p += len / 64 * 64;
+    len %= 64;
+  }
   while (len > 0) {
     size_t n = 64 - pending < len ? 64 - pending : len;
     memcpy(s->block + pending, p, n);
@@ -87,7 +99,7 @@ void ss_sha256_update(struct ss_sha256 *s, const void *bytes, size_t len)
     len -= n;
     pending += n;
     if (pending == 64) {
-      compress(s->h, s->block);
+      s->take(s->h, s->block, 1);
       pending = 0;
     }
   }

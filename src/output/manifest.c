@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "bundle_priv.h"
+#include "stacksample/arch.h"
 #include "stacksample/limits.h"
 #include "stacksample/meta.h"
 #include "stacksample/sha256.h"
@@ -89,6 +90,8 @@ static enum ss_err hash_bytes(int fd, const char *name, char hex[65],
   ssize_t n;
 
   ss_sha256_init(&sha);
+  if (ss_arch_sha256())
+    sha.take = ss_arch_sha256();
   while ((n = ss_read_some(fd, chunk, sizeof chunk)) > 0)
     ss_sha256_update(&sha, chunk, (size_t)n);
   if (n < 0)

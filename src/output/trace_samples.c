@@ -150,8 +150,10 @@ static void flush_chunk(struct chunks *c, bool last)
 static void add_at(struct chunks *c, uint64_t id, uint64_t us)
 {
   const char *comma = c->count > 0 ? "," : "";
-  ss_buf_addf(&c->samples, "%s%llu", comma, (unsigned long long)id);
-  ss_buf_addf(&c->deltas, "%s%llu", comma, (unsigned long long)(us - c->at_us));
+  ss_buf_adds(&c->samples, comma);
+  ss_buf_addu(&c->samples, id);
+  ss_buf_adds(&c->deltas, comma);
+  ss_buf_addu(&c->deltas, us - c->at_us);
   c->at_us = us;
   c->count++;
   if (c->count == CHUNK_SAMPLES) {

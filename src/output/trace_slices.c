@@ -155,16 +155,23 @@ enum ss_err trace_slices_count(struct trace *t, uint32_t thread, uint64_t *end_u
   return run(&s, thread, diag);
 }
 
-static void write_record(struct slices *s, const struct record *r)
+/* Millions of lines: put together without printf, which took half of the time. */
+static void write_record(struct slices *s, struct ss_buf *line, const char *who,
+                         const struct record *r)
 {
-  struct ss_outfile *out = s->trace->out;
   struct trace_name name = trace_name_of(s->trace, r->text);
-  ss_outfile_printf(out, "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"",
-                    trace_category(s->trace, r->text));
-  ss_outfile_write(out, name.json, name.len);
-  ss_outfile_printf(out, "\",\"pid\":%lld,\"tid\":%lld,\"ts\":%llu,\"dur\":%llu},\n",
-                    (long long)s->pid, (long long)s->tid, (unsigned long long)r->ts,
-                    (unsigned long long)r->dur);
+  ss_buf_clear(line);
+  ss_buf_adds(line, "{\"ph\":\"X\",\"cat\":\"");
+  ss_buf_adds(line, trace_category(s->trace, r->text));
+  ss_buf_adds(line, "\",\"name\":\"");
+  ss_buf_add(line, name.json, name.len);
+  ss_buf_adds(line, who);
+  ss_buf_addu(line, r->ts);
+  ss_buf_adds(line, ",\"dur\":");
+  ss_buf_addu(line, r->dur);
+  ss_buf_adds(line, "},\n");
+  s->trace->failed = s->trace->failed || line->failed;
+  ss_outfile_write(s->trace->out, ss_buf_str(line), line->len);
 }
 
 enum ss_err trace_slices_write(struct trace *t, uint32_t thread, uint64_t *end_us,
@@ -172,9 +179,17 @@ enum ss_err trace_slices_write(struct trace *t, uint32_t thread, uint64_t *end_u
 {
   struct slices s = {.trace = t, .cut = cut, .end_us = end_us};
   enum ss_err err = run(&s, thread, diag);
+  struct ss_buf line = {0};
+  char who[80];
+  snprintf(who, sizeof who, "\",\"pid\":%lld,\"tid\":%lld,\"ts\":", (long long)s.pid,
+           (long long)s.tid);
   for (size_t i = 0; err == SS_ERR_OK && i < s.count; i++) {
-    write_record(&s, &s.records[i]);
+    write_record(&s, &line, who, &s.records[i]);
   }
+  if (err == SS_ERR_OK && t->failed) {
+    err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
+  }
+  ss_buf_release(&line);
   free(s.records);
   return err;
 }

@@ -7,19 +7,29 @@
 
 #include <cmocka.h>
 
+#include "stacksample/arch.h"
 #include "stacksample/sha256.h"
 
-static void check(const char *text, size_t len, const char *want)
+static void check_by(ss_sha256_blocks *take, const char *text, size_t len,
+                     const char *want)
 {
   for (size_t cut = 0; cut <= len; cut += len / 7 + 1) {
     struct ss_sha256 s;
     char hex[65];
     ss_sha256_init(&s);
+    if (take)
+      s.take = take;
     ss_sha256_update(&s, text, cut);
     ss_sha256_update(&s, text + cut, len - cut);
     ss_sha256_hex(&s, hex);
     assert_string_equal(hex, want);
   }
+}
+
+static void check(const char *text, size_t len, const char *want)
+{
+  check_by(NULL, text, len, want);
+  check_by(ss_arch_sha256(), text, len, want); /* the same, where there is none */
 }
 
 static void test_examples(void **state)
