@@ -1,12 +1,18 @@
 /*
  * bench_slowdown: what being sampled costs a target, in one process.
  *
- *   bench_slowdown control|bare|full RATE_HZ PID SECONDS DIR
+ *   bench_slowdown control|bare|samples|full RATE_HZ PID SECONDS DIR
  *
  * Sampling of the live process PID is switched on and off in windows of 100 ms,
  * which are printed one a line: start, end (CLOCK_MONOTONIC ns), on, our CPU ns,
  * samples. `control` switches nothing, `bare` only a timer interrupt of the same
- * rate without any record, `full` the whole way to a profile.db in DIR.
+ * rate without any record, `full` the whole way to a profile.db in DIR, `samples` the
+ * same without looks at waiting threads.
+ *
+ * The first line is of the seconds before, in which sampling is on: what is done once
+ * a run (unwind tables, the kernel's symbols) is paid there. Our CPU time is that of
+ * the profiler's threads, without the thread that switches; that of a window with
+ * sampling on includes what is done for its samples soon after it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,6 +31,8 @@
 #include "stacksample/sys.h"
 
 #define WINDOW_NS UINT64_C(100000000)
+#define AFTER_NS UINT64_C(40000000) /* by then stage 2 has taken all of a window */
+#define WARM_NS UINT64_C(5000000000)
 #define TASKS_MAX 256
 
 static struct {
@@ -43,13 +51,14 @@ static void die(const char *what, const struct ss_diag *diag)
   exit(1);
 }
 
-static void open_full(pid_t pid, uint32_t rate, const char *dir)
+static void open_full(pid_t pid, uint32_t rate, const char *dir, bool cpu_only)
 {
   struct ss_perf_config config = {.rate_hz = rate,
                                   .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
                                   .inherit = true,
                                   .switches = true};
-  struct ss_pipeline_config pipeline = {.root = pid, .attached = true};
+  struct ss_pipeline_config pipeline = {
+      .root = pid, .attached = true, .cpu_only = cpu_only};
   struct ss_diag diag = {0};
   pid_t *tids = NULL;
   size_t count = 0;
@@ -122,19 +131,57 @@ static uint64_t samples_so_far(void)
   return counts.samples;
 }
 
+static uint64_t profiler_cpu_ns(void)
+{
+  struct timespec own;
+
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &own);
+  return ss_own_cpu_ns() - (uint64_t)own.tv_sec * 1000000000 - (uint64_t)own.tv_nsec;
+}
+
+struct window {
+  uint64_t start_ns, end_ns, cpu_ns, samples;
+  bool on;
+};
+
+/* Ends the window before this moment's CPU time and prints it. */
+static void print_window(const struct window *w, uint64_t cpu_ns)
+{
+  printf("%" PRIu64 " %" PRIu64 " %d %" PRIu64 " %" PRIu64 "\n", w->start_ns, w->end_ns,
+         w->on, cpu_ns - w->cpu_ns, w->samples);
+}
+
+static void warm_up(void)
+{
+  struct window w = {.start_ns = ss_now_ns(), .cpu_ns = profiler_cpu_ns(), .on = true};
+
+  switch_to(true);
+  sleep_until(w.start_ns + WARM_NS);
+  switch_to(false);
+  w.end_ns = ss_now_ns();
+  sleep_until(w.end_ns + AFTER_NS);
+  w.samples = samples_so_far();
+  print_window(&w, profiler_cpu_ns());
+}
+
 static void run_windows(unsigned seconds)
 {
-  uint64_t end_ns = ss_now_ns() + seconds * UINT64_C(1000000000);
+  uint64_t end_ns = ss_now_ns() + seconds * UINT64_C(1000000000), samples;
+  struct window last = {0}, w;
 
   for (bool on = false; ss_now_ns() < end_ns; on = !on) {
-    uint64_t start_ns, cpu_ns, samples;
     switch_to(on);
-    start_ns = ss_now_ns();
-    cpu_ns = ss_own_cpu_ns();
+    w = (struct window){.start_ns = ss_now_ns(), .on = on};
     samples = samples_so_far();
-    sleep_until(start_ns + WINDOW_NS);
-    printf("%" PRIu64 " %" PRIu64 " %d %" PRIu64 " %" PRIu64 "\n", start_ns, ss_now_ns(),
-           on, ss_own_cpu_ns() - cpu_ns, samples_so_far() - samples);
+    if (!on)
+      sleep_until(w.start_ns + AFTER_NS);
+    w.cpu_ns = profiler_cpu_ns();
+    if (last.end_ns > 0)
+      print_window(&last, w.cpu_ns);
+    sleep_until(w.start_ns + WINDOW_NS);
+    w.end_ns = ss_now_ns();
+    w.samples = samples_so_far() - samples;
+    last = w;
   }
   switch_to(false);
 }
@@ -160,15 +207,17 @@ int main(int argc, char **argv)
   pid_t pid;
 
   if (argc != 6) {
-    fprintf(stderr, "usage: bench_slowdown control|bare|full RATE_HZ PID SECONDS DIR\n");
+    fprintf(stderr,
+            "usage: bench_slowdown control|bare|samples|full RATE_HZ PID SECONDS DIR\n");
     return 64;
   }
   rate = (uint32_t)strtoul(argv[2], NULL, 10);
   pid = (pid_t)strtol(argv[3], NULL, 10);
-  if (strcmp(argv[1], "full") == 0)
-    open_full(pid, rate, argv[5]);
+  if (strcmp(argv[1], "full") == 0 || strcmp(argv[1], "samples") == 0)
+    open_full(pid, rate, argv[5], argv[1][0] == 's');
   else if (strcmp(argv[1], "bare") == 0)
     open_bare(pid, rate);
+  warm_up();
   run_windows((unsigned)strtoul(argv[4], NULL, 10));
   close_full();
   return 0;
