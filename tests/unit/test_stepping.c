@@ -1,9 +1,10 @@
 /*
  * The single-step oracle: a child runs instruction by instruction through
- * prologues, epilogues, realigned frames, PLT stubs, the vdso, assembler without
- * unwind information and JIT code. After every one the unwound stack must be the
- * shadow stack kept from the calls and returns that were executed, and what is
- * claimed of the preserved registers must be what they held at the call.
+ * prologues, epilogues, realigned frames, PLT stubs, the vdso, signal handlers,
+ * assembler without unwind information and JIT code. After every one the unwound
+ * stack must be the shadow stack kept from the calls, returns and signals that were
+ * executed, and what is claimed of the preserved registers must be what they held
+ * at the call. There are no exceptions.
  */
 #include "unit.h"
 
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include "stacksample/limits.h"
@@ -33,6 +35,9 @@ struct oracle {
   } shadow[SHADOW_MAX];             /* outermost first */
   size_t depth;
   size_t steps, methods[SS_METHOD_COUNT], known, unknown;
+  size_t plt, signals, signal_frames; /* steps in stubs, deliveries, frames seen */
+  uint64_t hit_at[2];                 /* where the tracer sends SIGUSR1 once; 0: done */
+  int signal;                         /* to be delivered by the next step */
   unsigned char *stack;
   struct ss_unwind_memo *memos[MEMOS];
   size_t reused; /* frames taken over from a memo */
@@ -129,6 +134,23 @@ __attribute__((noinline)) static void call_jit(void)
   sink++;
 }
 
+/* Entered by the kernel, left through the C library's restorer. */
+static void on_signal(int number)
+{
+  char text[32];
+  snprintf(text, sizeof text, "%d", number);
+  sink += text[0];
+}
+
+/* On the thread's stack, from a system call that sends it. Where it comes between
+ * two instructions the oracle sends it: see `hit_at`. */
+static void signals(void)
+{
+  struct sigaction action = {.sa_handler = on_signal};
+  sigaction(SIGUSR1, &action, NULL);
+  raise(SIGUSR1);
+}
+
 static void stepped(void)
 {
   jit_page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
@@ -138,6 +160,7 @@ static void stepped(void)
   memcpy(jit_page + 512, jit_code, sizeof jit_code);
   jit_page += 512;
   begin_marker();
+  signals();
   library_calls();
   assembler();
   call_jit();
@@ -250,8 +273,10 @@ static void compare(struct oracle *o)
       break;
     compare_saved(o, o->depth - 1 - k, &frames[k + 1]);
   }
-  for (size_t i = 0; i < count; i++)
+  for (size_t i = 0; i < count; i++) {
     o->methods[frames[i].method]++;
+    o->signal_frames += frames[i].signal;
+  }
   if (end == SS_END_COMPLETE && k == o->depth && count == k + 1)
     return;
   fail_msg(
@@ -265,39 +290,82 @@ static void compare(struct oracle *o)
       ss_method_word(frames[k < count ? k : 0].method));
 }
 
-/* Executes one instruction and keeps the shadow stack. */
+/* A new outer frame that goes on at `ra`. */
+static void enter(struct oracle *o, uint64_t ra)
+{
+  assert_true(o->depth < SHADOW_MAX);
+  o->shadow[o->depth].ra = ra;
+  o->shadow[o->depth].seen = true;
+  o->shadow[o->depth].saved[SS_SAVED_BX] = o->s.regs.r[SS_REG_BX];
+  o->shadow[o->depth].saved[SS_SAVED_BP] = o->s.regs.r[SS_REG_BP];
+  memcpy(&o->shadow[o->depth].saved[SS_SAVED_R12], &o->s.regs.r[SS_REG_R12], 32);
+  o->depth++;
+}
+
+/* The address on top of the stack: where a call or a handler returns to. */
+static uint64_t return_address(struct oracle *o)
+{
+  uint64_t ra = 0;
+  assert_true(ss_mem_u64(&o->s.live.mem, o->s.regs.r[SS_REG_SP], &ra));
+  return ra;
+}
+
+static bool is_sigreturn(const struct oracle *o, const unsigned char *code)
+{
+  return code[0] == 0x0f && code[1] == 0x05 && o->s.regs.r[SS_REG_AX] == SYS_rt_sigreturn;
+}
+
+/* Is the instruction a jump through memory, as those of PLT stubs are? */
+static bool is_stub(const unsigned char *code)
+{
+  return code[0] == 0xff && code[1] == 0x25;
+}
+
+/* SIGUSR1 comes before the instruction at one of the places, once. */
+static void hit(struct oracle *o)
+{
+  for (size_t i = 0; i < sizeof o->hit_at / sizeof o->hit_at[0]; i++)
+    if (o->hit_at[i] == o->s.regs.r[SS_REG_IP] && o->signal == 0) {
+      o->signal = SIGUSR1;
+      o->hit_at[i] = 0;
+    }
+}
+
+/* Executes one instruction, or enters a handler, and keeps the shadow stack. */
 static void step_once(struct oracle *o)
 {
   unsigned char code[15] = {0};
   int status;
-  uint64_t ip = o->s.regs.r[SS_REG_IP], ra;
+  uint64_t ip = o->s.regs.r[SS_REG_IP];
   size_t len = ss_mem_read(&o->s.live.mem, ip, code, sizeof code);
   struct ss_insn insn = ss_arch_decode(code, len);
-  assert_int_equal(ptrace(PTRACE_SINGLESTEP, o->s.pid, NULL, NULL), 0);
+  hit(o);
+  int delivered = o->signal;
+  bool leaves = delivered == 0 && is_sigreturn(o, code);
+  assert_int_equal(ptrace(PTRACE_SINGLESTEP, o->s.pid, NULL, (long)delivered), 0);
   assert_int_equal(waitpid(o->s.pid, &status, 0), o->s.pid);
-  assert_true(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
+  assert_true(WIFSTOPPED(status));
+  o->signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+  assert_true(o->signal == 0 || o->signal == SIGUSR1);
   assert_true(ss_arch_ptrace_regs(o->s.pid, &o->s.regs));
   o->steps++;
-  if (insn.kind == SS_INSN_CALL) {
-    assert_true(ss_mem_u64(&o->s.live.mem, o->s.regs.r[SS_REG_SP], &ra));
-    assert_true(o->depth < SHADOW_MAX);
-    o->shadow[o->depth].ra = ra;
-    o->shadow[o->depth].seen = true;
-    o->shadow[o->depth].saved[SS_SAVED_BX] = o->s.regs.r[SS_REG_BX];
-    o->shadow[o->depth].saved[SS_SAVED_BP] = o->s.regs.r[SS_REG_BP];
-    memcpy(&o->shadow[o->depth].saved[SS_SAVED_R12], &o->s.regs.r[SS_REG_R12], 32);
-    o->depth++;
-  } else if (insn.kind == SS_INSN_RET) {
+  if (delivered != 0) {
+    enter(o, ip);
+    enter(o, return_address(o));
+    o->signals++;
+  } else if (insn.kind == SS_INSN_CALL) {
+    enter(o, return_address(o));
+  } else if (insn.kind == SS_INSN_RET || leaves) {
     assert_true(o->depth > 0);
     o->depth--;
   }
+  o->plt += delivered == 0 && is_stub(code);
 }
 
 /* Steps through `body` from its begin marker to its end marker. */
 static void run_oracle(struct oracle *o, void (*body)(void))
 {
   size_t count;
-  memset(o, 0, sizeof *o);
   stopped_init(&o->s, stopped_fork(body));
   o->stack = malloc(STACK_BYTES);
   for (size_t m = 0; m < MEMOS; m++)
@@ -312,9 +380,9 @@ static void run_oracle(struct oracle *o, void (*body)(void))
   }
   print_message(
       "%zu instructions; registers known %zu, unknown %zu; frames by prologue %zu, "
-      "jit %zu, scan %zu\n",
+      "jit %zu, scan %zu; stubs %zu, signals %zu\n",
       o->steps, o->known, o->unknown, o->methods[SS_METHOD_PROLOGUE],
-      o->methods[SS_METHOD_JIT], o->methods[SS_METHOD_SCAN]);
+      o->methods[SS_METHOD_JIT], o->methods[SS_METHOD_SCAN], o->plt, o->signals);
   assert_true(o->reused > o->steps);
   for (size_t m = 0; m < MEMOS; m++)
     ss_unwind_memo_free(o->memos[m]);
@@ -325,8 +393,13 @@ static void run_oracle(struct oracle *o, void (*body)(void))
 static void test_every_instruction(void **state)
 {
   (void)state;
-  static struct oracle o;
+  /* The first instruction of a function, where the one before is another's, and of
+   * code without unwind information; the child has our addresses. */
+  static struct oracle o = {.hit_at = {(uintptr_t)realigned, (uintptr_t)no_cfi_kernel}};
   run_oracle(&o, stepped);
+  assert_int_equal(o.signals, 3);
+  assert_true(o.signal_frames >= 3 * 100);
+  assert_true(o.plt >= 5);
   assert_true(o.methods[SS_METHOD_PROLOGUE] >= 30);
   assert_true(o.methods[SS_METHOD_JIT] >= 20);
   assert_true(o.unknown * 10 < o.known);
