@@ -313,15 +313,17 @@ static void start_engine(struct ss_session *s, pid_t root, bool attached)
 {
   enum ss_engine_choice choice = (enum ss_engine_choice)s->options->engine;
   struct ss_diag perf = {0}, ptrace = {0};
+  bool started;
 
   raise_own_limits();
-  if (choice != SS_ENGINE_PTRACE && start_perf(s, root, attached, &perf) == SS_ERR_OK)
-    choice = SS_ENGINE_PERF;
-  else if (choice != SS_ENGINE_PERF &&
-           start_ptrace(s, root, attached, &ptrace) == SS_ERR_OK)
+  started =
+      choice != SS_ENGINE_PTRACE && start_perf(s, root, attached, &perf) == SS_ERR_OK;
+  if (!started && choice != SS_ENGINE_PERF) {
+    started = start_ptrace(s, root, attached, &ptrace) == SS_ERR_OK;
     snprintf(s->reason, sizeof(s->reason), "%s",
              choice == SS_ENGINE_PTRACE ? "asked for by --engine ptrace" : perf.text);
-  else
+  }
+  if (!started)
     block(s, &perf, &ptrace);
   store_engine(s);
 }

@@ -349,10 +349,10 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
 {
   struct ss_perf_ring *rings;
   size_t count = ss_perf_rings(perf, &rings);
-  struct ss_capture *c;
+  struct ss_capture *c = NULL;
   enum ss_err err = ss_capture_new(&c, count, notes, diag);
   *capture = NULL;
-  if (err != SS_ERR_OK) {
+  if (err != SS_ERR_OK || !c) {
     return err;
   }
   c->facts = ss_perf_facts(perf);

@@ -301,11 +301,9 @@ static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
     if (seen_count > 0 && ss_now_ns() > until_ns)
       break;
     seen_count++;
-    if (!ss_waiting_read(&seen, t->process->pid, t->tid)) {
-      unlist(l, t); /* has ended, or may not be read */
-    } else if (ss_waiting_is_off(&seen) && look_at(p, t, &seen)) {
+    bool readable = ss_waiting_read(&seen, t->process->pid, t->tid); /* else ended */
+    if (!readable || (ss_waiting_is_off(&seen) && look_at(p, t, &seen)))
       unlist(l, t);
-    }
   }
   return seen_count;
 }
