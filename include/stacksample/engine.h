@@ -198,7 +198,7 @@ struct ss_pipeline_config {
   pid_t root;    /* first process */
   bool attached; /* it lives already, with its threads and children */
   bool no_python, no_native, no_children, cpu_only;
-  bool stop_any; /* threads whose wait a stop would end with EINTR, too */
+  bool stop_any;        /* threads whose wait a stop would end with EINTR, too */
   uint64_t audit_every; /* one stack in so many is unwound by libunwind, too; 0: none */
 };
 /* What is happening now, for the status line and the deadline rules. */

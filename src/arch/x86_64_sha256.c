@@ -32,7 +32,7 @@ __attribute__((target("sha,sse4.1"))) static void take_block(struct state *s,
   /* Big-endian words. */
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
   const struct state before = *s;
-  __m128i w[4]; /* the last sixteen words of the message schedule */
+  __m128i w[4] = {{0}}; /* the last sixteen words of the message schedule */
 
   for (int i = 0; i < 16; i++) {
     __m128i *now = &w[i % 4], last = w[(i + 3) % 4];

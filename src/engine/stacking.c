@@ -443,10 +443,12 @@ static void keep_outer(struct ss_thread *t, const struct user_stack *u)
 static uint32_t store_path(const struct path *path, struct ss_path_memo *last)
 {
   struct ss_pipeline *p = path->p;
+  struct ss_path_memo none = {0};
   uint32_t node = SS_ID_NONE;
-  bool same = last != NULL;
+  bool same = true;
   bool kept = last && ss_grow(&last->steps, &last->cap, path->n, sizeof *last->steps);
 
+  last = last ? last : &none;
   for (size_t i = path->n, k = 0; i-- > 0; k++) {
     struct ss_path_step step = {.frame = p->path[i], .line = p->path_lines[i]};
     same = same && k < last->count && last->steps[k].frame == step.frame &&
@@ -459,8 +461,7 @@ static uint32_t store_path(const struct path *path, struct ss_path_memo *last)
     if (kept)
       last->steps[k] = step;
   }
-  if (last)
-    last->count = kept ? path->n : 0;
+  last->count = kept ? path->n : 0;
   return node;
 }
 

@@ -37,7 +37,7 @@ static size_t reasons(const cJSON *tree, struct reason *out)
 
 void ss_put_unverified(struct ss_buf *out, const struct ss_figures *f)
 {
-  struct reason list[REASONS_MAX];
+  struct reason list[REASONS_MAX] = {0};
   cJSON *tree = f->merges ? ss_json_meta(f->p, SS_META_UNVERIFIED) : NULL;
   const size_t n = reasons(tree, list);
   for (size_t i = 0; i < n; i++) {
@@ -52,7 +52,7 @@ void ss_put_unverified(struct ss_buf *out, const struct ss_figures *f)
 
 cJSON *ss_json_unverified(const struct ss_figures *f)
 {
-  struct reason list[REASONS_MAX];
+  struct reason list[REASONS_MAX] = {0};
   cJSON *tree = f->merges ? ss_json_meta(f->p, SS_META_UNVERIFIED) : NULL;
   cJSON *array = cJSON_CreateArray();
   const size_t n = reasons(tree, list);
