@@ -75,6 +75,9 @@ struct ss_modules;
 enum ss_err ss_names_resolve(struct ss_store *store, struct ss_modules *modules,
                              struct ss_diag *diag);
 
+/* The largest cause of a slow run as a line, and what to try (or ""); false: none is
+ * clear. */
+bool ss_main_cause(struct ss_profile *p, struct ss_buf *cause, struct ss_buf *attempt);
 /* Tables on stdout: `report` without --format. */
 void ss_tables_print(struct ss_profile *p, FILE *to);
 

@@ -143,6 +143,19 @@ static void say_ending(const struct ss_exit *end, int status, const struct ss_pr
   ss_buf_release(&line);
 }
 
+static void say_cause(struct ss_profile *p)
+{
+  struct ss_buf cause = {0}, attempt = {0};
+
+  if (ss_main_cause(p, &cause, &attempt)) {
+    ss_say("%s", ss_buf_str(&cause));
+    if (attempt.len > 0)
+      ss_say("try %s; see summary.md", ss_buf_str(&attempt));
+  }
+  ss_buf_release(&cause);
+  ss_buf_release(&attempt);
+}
+
 void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
                       int status)
 {
@@ -155,6 +168,7 @@ void ss_closing_lines(const struct ss_bundle *bundle, const struct ss_exit *end,
     return;
   }
   say_ending(end, status, p);
+  say_cause(p);
   ss_say("%s (summary.md, flamegraph.html, profiler.json)", path);
   ss_profile_close(p);
 }

@@ -40,10 +40,17 @@ struct watched { /* one thread; lives as long as the run */
   uint64_t fault_clock_ns; /* of the thread, at its last fault */
 };
 
+struct owed { /* time that the ledger named, to be divided */
+  uint32_t thread, phase;
+  uint64_t ns;
+};
+
 struct ss_hidden {
   struct ss_store *store;
   uint64_t period_ns;
   uint32_t fault_frame, unknown_frame, unknown_stack;
+  struct owed *owed;
+  size_t n_owed, owed_cap;
   struct ss_idmap threads; /* store id -> struct watched * */
   struct ss_fault_cost cost;
   uint64_t cost_due_ns;
@@ -132,6 +139,7 @@ void ss_hidden_free(struct ss_hidden *h)
     free(w);
   }
   ss_idmap_release(&h->threads);
+  free(h->owed);
   free(h);
 }
 
@@ -328,7 +336,7 @@ static void forget_phase(struct watched *w, uint32_t phase)
   w->count = kept;
 }
 
-void ss_hidden_time(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t ns)
+static void pay(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t ns)
 {
   const uint64_t *known = ss_idmap_get(&h->threads, thread);
   struct watched *w = known ? (struct watched *)(uintptr_t)*known : NULL;
@@ -346,6 +354,41 @@ void ss_hidden_time(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64
   if (w) {
     forget_phase(w, phase);
   }
+}
+
+static int by_whom(const void *a, const void *b)
+{
+  const struct owed *x = a, *y = b;
+  if (x->thread != y->thread) {
+    return x->thread < y->thread ? -1 : 1;
+  }
+  return (x->phase > y->phase) - (x->phase < y->phase);
+}
+
+void ss_hidden_settle(struct ss_hidden *h)
+{
+  if (h->n_owed == 0) {
+    return;
+  }
+  qsort(h->owed, h->n_owed, sizeof *h->owed, by_whom);
+  for (size_t i = 0, next; i < h->n_owed; i = next) {
+    uint64_t ns = 0;
+    for (next = i; next < h->n_owed && by_whom(&h->owed[i], &h->owed[next]) == 0;
+         next++) {
+      ns += h->owed[next].ns;
+    }
+    pay(h, h->owed[i].thread, h->owed[i].phase, ns);
+  }
+  h->n_owed = 0;
+}
+
+void ss_hidden_time(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t ns)
+{
+  if (!ss_grow(&h->owed, &h->owed_cap, h->n_owed + 1, sizeof *h->owed)) {
+    put_unknown(h, thread, phase, ns);
+    return;
+  }
+  h->owed[h->n_owed++] = (struct owed){thread, phase, ns};
 }
 
 void ss_hidden_counts(const struct ss_hidden *h, struct ss_hidden_counts *out)

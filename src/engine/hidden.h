@@ -39,7 +39,10 @@ void ss_hidden_sample(struct ss_hidden *h, const struct ss_hidden_moment *m);
 /* A page fault, standing for `faults` of them. */
 void ss_hidden_fault(struct ss_hidden *h, const struct ss_hidden_moment *m,
                      uint64_t faults);
-/* The ledger's word: so much kernel time of the thread in this phase. */
+/* The ledger's word: so much kernel time of the thread in this phase. It speaks of one
+ * stretch of time in several words; ss_hidden_settle, called when it is through,
+ * divides their sum. */
+void ss_hidden_settle(struct ss_hidden *h);
 void ss_hidden_time(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t ns);
 /* Measures again, now and then, what a page fault costs here. */
 void ss_hidden_tick(struct ss_hidden *h, uint64_t now_ns);

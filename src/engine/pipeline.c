@@ -179,12 +179,19 @@ size_t ss_pipeline_pids(struct ss_pipeline *p, pid_t *pids, size_t cap)
 /* ---- the loop ------------------------------------------------------------------------
  */
 
+static void settle_hidden(struct ss_pipeline *p)
+{
+  if (p->hidden)
+    ss_hidden_settle(p->hidden);
+}
+
 static void take_all(struct ss_pipeline *p)
 {
   struct ss_captured captured;
 
   while (ss_capture_next(p->config.capture, &captured)) {
     dispatch(p, &captured);
+    settle_hidden(p);
     ss_store_commit(p->config.store, false);
   }
   ss_looking_due(p, ss_capture_horizon_ns(p->config.capture));
@@ -211,6 +218,7 @@ static void *pipeline_main(void *arg)
     next_ms = ss_looking_round(p, now_ns);
     ss_phases_tick(p, now_ns);
     ss_tracked_schedstat(p, now_ns);
+    settle_hidden(p);
     if (p->hidden)
       ss_hidden_tick(p->hidden, now_ns);
     publish_window(p, now_ns);
@@ -270,6 +278,7 @@ void ss_pipeline_stop(struct ss_pipeline *p, uint64_t end_ns)
   /* Records may be newer than the moment at which the end was noticed. */
   ss_tracked_end_all(p, end_ns > p->newest_ns ? end_ns : p->newest_ns);
   ss_ledger_flush(p->ledger);
+  settle_hidden(p);
 }
 
 /* Dumps have told theirs already. */

@@ -54,6 +54,13 @@ void ss_doc_item(struct ss_doc *d, const struct ss_buf *text)
   ss_buf_addc(d->out, '\n');
 }
 
+void ss_doc_subitem(struct ss_doc *d, const struct ss_buf *text)
+{
+  ss_buf_adds(d->out, d->markdown ? "    * " : "    ");
+  put_text(d, ss_buf_str(text), text->len);
+  ss_buf_addc(d->out, '\n');
+}
+
 /* An indented block: nothing in it can end it. */
 void ss_doc_code(struct ss_doc *d, const cJSON *lines)
 {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "causes_priv.h"
 #include "stacksample/meta.h"
 #include "summary_priv.h"
 
@@ -381,6 +382,15 @@ static void next_section(struct ss_doc *d)
   ss_buf_release(&text);
 }
 
+static void causes_section(struct ss_doc *d, struct ss_figures *f)
+{
+  struct ss_causes causes = {0};
+
+  if (ss_causes_find(&causes, f, NULL) == SS_ERR_OK)
+    ss_causes_section(d, &causes);
+  ss_causes_release(&causes);
+}
+
 void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
 {
   static const char *const function_headers[] = {">self", ">self s", ">total s",
@@ -396,6 +406,7 @@ void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
   ss_buf_release(&title);
   command_para(d, f);
   cpu_para(d, f);
+  causes_section(d, f);
   limits_para(d, f);
   guards_para(d, f);
   if (code != 0)

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "causes_priv.h"
 #include "stacksample/meta.h"
 #include "summary_priv.h"
 
@@ -267,7 +268,7 @@ static cJSON *quality_object(const struct ss_figures *f)
   return q;
 }
 
-static cJSON *build(const struct ss_figures *f)
+static cJSON *build(const struct ss_figures *f, const struct ss_causes *causes)
 {
   cJSON *root = cJSON_CreateObject();
   bool finished = ss_profile_meta_u64(f->p, SS_META_FINISHED, 0) != 0;
@@ -288,7 +289,7 @@ static cJSON *build(const struct ss_figures *f)
   ss_json_item(root, "threads", threads_list(f));
   ss_json_item(root, "operators", operators_list(f));
   ss_json_item(root, "verdict", verdict_object());
-  ss_json_item(root, "causes", cJSON_CreateArray());
+  ss_json_item(root, "causes", ss_causes_json(causes));
   ss_json_item(root, "dumps", dumps ? dumps : cJSON_CreateArray());
   ss_json_item(root, "quality", quality_object(f));
   return root;
@@ -299,18 +300,21 @@ enum ss_err ss_write_summary_json(struct ss_profile *p,
                                   struct ss_outfile *out, struct ss_diag *diag)
 {
   struct ss_figures f;
+  struct ss_causes causes = {0};
   struct ss_buf text = {0};
   enum ss_err err = ss_figures_init(&f, p, true, diag);
 
   (void)options;
   if (err != SS_ERR_OK)
     return err;
-  ss_json_print(&text, build(&f), true);
+  err = ss_causes_find(&causes, &f, diag);
+  ss_json_print(&text, build(&f, &causes), true);
   ss_buf_addc(&text, '\n');
+  ss_causes_release(&causes);
   ss_figures_release(&f);
   if (text.failed)
     err = ss_fail(diag, SS_ERR_NOMEM, "out of memory for the summary");
-  else
+  else if (err == SS_ERR_OK)
     ss_outfile_write(out, text.data, text.len);
   ss_buf_release(&text);
   return err;

@@ -55,6 +55,14 @@ static void fault(struct run *r, uint32_t stack, uint64_t later_ns, uint64_t fau
   ss_hidden_tick(r->hidden, UINT64_MAX / 2);
 }
 
+/* In two words, as it may. */
+static void ledger_says(struct run *r, uint64_t ns)
+{
+  ss_hidden_time(r->hidden, 1, PHASE, ns / 3);
+  ss_hidden_time(r->hidden, 1, PHASE, ns - ns / 3);
+  ss_hidden_settle(r->hidden);
+}
+
 static void finish(struct run *r)
 {
   ss_hidden_free(r->hidden);
@@ -86,7 +94,7 @@ static void without_a_moment_it_is_unknown(void **state)
 {
   struct run r;
   start(&r, state);
-  ss_hidden_time(r.hidden, 1, PHASE, 12345);
+  ledger_says(&r, 12345);
   finish(&r);
   assert_int_equal(below(&r, SS_ID_NONE, "[kernel: unknown]"), 12345);
   ss_profile_close(r.profile);
@@ -98,7 +106,7 @@ static void a_gap_lies_under_what_both_edges_share(void **state)
   start(&r, state);
   sample(&r, NATIVE, 0);
   sample(&r, r.other, 5 * PERIOD);
-  ss_hidden_time(r.hidden, 1, PHASE, 40 * MS);
+  ledger_says(&r, 40 * MS);
   finish(&r);
   assert_int_equal(below(&r, PYTHON, "[kernel: unknown]"), 40 * MS);
   ss_profile_close(r.profile);
@@ -111,7 +119,7 @@ static void without_a_gap_nothing_is_claimed(void **state)
   sample(&r, NATIVE, 0);
   sample(&r, NATIVE, PERIOD);
   sample(&r, NATIVE, PERIOD + MS);
-  ss_hidden_time(r.hidden, 1, PHASE, 3 * MS);
+  ledger_says(&r, 3 * MS);
   finish(&r);
   assert_int_equal(below(&r, SS_ID_NONE, "[kernel: unknown]"), 3 * MS);
   ss_profile_close(r.profile);
@@ -123,7 +131,7 @@ static void edges_in_different_lines_share_the_gap(void **state)
   start(&r, state);
   sample(&r, NATIVE, 0);
   sample(&r, 4, 3 * PERIOD); /* an outer Python frame */
-  ss_hidden_time(r.hidden, 1, PHASE, 20 * MS);
+  ledger_says(&r, 20 * MS);
   finish(&r);
   assert_int_equal(below(&r, PYTHON, "[kernel: unknown]"), 10 * MS);
   assert_int_equal(below(&r, 4, "[kernel: unknown]"), 10 * MS);
@@ -138,7 +146,7 @@ static void faults_take_what_they_cost_and_no_more(void **state)
   sample(&r, 4, 0);
   fault(&r, NATIVE, MS, 10);
   sample(&r, 4, 5 * PERIOD);
-  ss_hidden_time(r.hidden, 1, PHASE, 40 * MS);
+  ledger_says(&r, 40 * MS);
   ss_hidden_counts(r.hidden, &counts);
   finish(&r);
   uint64_t faults = below(&r, NATIVE, "[kernel: page fault]");
@@ -158,7 +166,7 @@ static void many_faults_take_all(void **state)
   fault(&r, NATIVE, 0, 10);
   fault(&r, NATIVE, 4 * PERIOD, 1000000);
   fault(&r, r.other, 4 * PERIOD, 1000000);
-  ss_hidden_time(r.hidden, 1, PHASE, 10 * MS);
+  ledger_says(&r, 10 * MS);
   finish(&r);
   uint64_t one = below(&r, NATIVE, "[kernel: page fault]");
   uint64_t two = below(&r, r.other, "[kernel: page fault]");
@@ -189,7 +197,7 @@ static void old_moments_are_forgotten(void **state)
     sample(&r, 4, PERIOD);
   }
   sample(&r, 4, 2 * PERIOD);
-  ss_hidden_time(r.hidden, 1, PHASE, 10 * MS);
+  ledger_says(&r, 10 * MS);
   finish(&r);
   assert_int_equal(below(&r, NATIVE, "[kernel: page fault]"), 0);
   assert_int_equal(below(&r, 4, "[kernel: unknown]"), 10 * MS);
