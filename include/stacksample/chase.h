@@ -22,7 +22,7 @@ enum {
   SS_CHASE_POINTERS = 4,
   SS_CHASE_NO_HOP = 0xffff,
   SS_CHASE_WORDS = 6,     /* sizeof(struct ss_chase) / 8 */
-  SS_CHASE_REGIONS = 128, /* read by one chase */
+  SS_CHASE_REGIONS = 160, /* read by one chase */
   SS_CHASE_BYTES = 40960, /* of them together */
 };
 
@@ -42,7 +42,8 @@ struct ss_chase {
   } pointers[SS_CHASE_POINTERS];
   /* What the first pointer leads to has a count of bytes at `count_at` and then,
    * from `data_at` on, so many more: read as far as there is room. */
-  uint16_t count_at, data_at, unused;
+  uint16_t count_at, data_at;
+  uint16_t elements_max; /* read one by one, each a system call */
 };
 
 /* Objects by process and address: looked at before (what they point to is known), and

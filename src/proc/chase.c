@@ -20,7 +20,6 @@
 
 enum {
   STEPS_MAX = 128,  /* elements looked at, innermost first */
-  ELEMENTS_MAX = 8, /* read one by one */
   OBJECTS_MAX = 32, /* whose heads are read */
   NEW_MAX = 24,     /* of them, with what they point to */
   RETRIES = 4,      /* of a list of reads of which one failed */
@@ -166,7 +165,7 @@ static bool read_one(struct chase *k, uint64_t addr, void *buf, uint32_t len)
 {
   const uint32_t in_page = (uint32_t)(addr % PAGE);
   const uint32_t before = in_page < k->c->before ? in_page : k->c->before;
-  if (k->elements++ >= ELEMENTS_MAX || !room_for(k->out, before + len))
+  if (k->elements++ >= k->c->elements_max || !room_for(k->out, before + len))
     return false;
   const uint32_t at = k->out->len;
   const struct iovec far = {remote(addr - before), before + len};

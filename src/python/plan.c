@@ -128,6 +128,7 @@ static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
 static void set_chase(const struct ss_py *py, const struct ss_py_thread *t,
                       struct ss_chase *c)
 {
+  enum { FEW = 8, MANY = 48 }; /* outside the data stack; to 3.10 all are */
   enum { BEFORE = 2048, STRING = 192, NAME = 128, TABLE = 512, HEAD = 32 };
   const struct ss_py_layout *l = &py->layout;
   const bool hop = l->cframe_current != SS_PY_ABSENT;
@@ -137,6 +138,7 @@ static void set_chase(const struct ss_py *py, const struct ss_py_thread *t,
       .hop = hop ? (uint16_t)l->cframe_current : SS_CHASE_NO_HOP,
       .element = (uint16_t)l->frame_need,
       .before = l->tstate_chunk != SS_PY_ABSENT ? BEFORE : 0,
+      .elements_max = l->tstate_chunk != SS_PY_ABSENT ? FEW : MANY,
       .next = (uint16_t)l->frame_previous,
       .object = (uint16_t)l->frame_code,
       .tag = l->code_tag,

@@ -67,6 +67,7 @@ static int setup(void **state)
       .object = offsetof(struct element, object),
       .tag = 3,
       .before = 64,
+      .elements_max = 8,
       .head = sizeof(struct object),
       .pointers = {{offsetof(struct object, text), TEXT},
                    {offsetof(struct object, name), 16}},
