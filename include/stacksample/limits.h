@@ -24,7 +24,7 @@
 
 /* Stacks. */
 #define SS_FRAMES_MAX 1024              /* native frames unwound per stack */
-#define SS_PY_FRAMES_MAX 4096           /* Python frames per thread */
+#define SS_PY_FRAMES_MAX 16384          /* Python frames per thread: 40 bytes each */
 #define SS_AUDIT_EVERY 1000             /* one stack in so many is unwound a second way */
 #define SS_AUDIT_EVERY_MAX 1000000      /* more is as good as never */
 #define SS_MEMOS_MAX 512                /* threads whose last stack is kept, 10 KB each */

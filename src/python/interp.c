@@ -14,8 +14,10 @@
 #include "python_priv.h"
 #include "stacksample/sys.h"
 
-#define LIST_EVERY_NS UINT64_C(2000000)      /* between two listings */
-#define RETRY_FIRST_NS UINT64_C(20000000)    /* a thread without Python: doubles */
+#define LIST_EVERY_NS UINT64_C(2000000) /* between two listings */
+#define RETRY_FIRST_NS                                                                   \
+  UINT64_C(20000000)                         /* a thread without Python, or with         \
+                                              * evaluations of another: doubles */
 #define RETRY_LONGEST_NS UINT64_C(640000000) /* up to this */
 
 /* struct pthread's tid: glibc and musl on x86-64. Which one is found by looking
@@ -191,6 +193,14 @@ static struct ss_py_thread *thread_add(struct ss_py *py, pid_t tid)
   return t;
 }
 
+static void wait_longer(const struct ss_py *py, struct ss_py_thread *t)
+{
+  t->wait_ns = t->wait_ns == 0 ? RETRY_FIRST_NS : t->wait_ns * 2;
+  if (t->wait_ns > RETRY_LONGEST_NS)
+    t->wait_ns = RETRY_LONGEST_NS;
+  t->retry_ns = py->now_ns + t->wait_ns;
+}
+
 static void take_found(struct ss_py *py, struct ss_py_thread *t)
 {
   const uint64_t *first = ss_idmap_get(&py->native, (uint64_t)t->ns_tid);
@@ -199,6 +209,30 @@ static void take_found(struct ss_py *py, struct ss_py_thread *t)
   for (uint64_t at = first ? *first : 0; at != 0 && t->count < SS_PY_TSTATES_MAX;
        at = py->found[at - 1].next)
     t->tstate[t->count++] = py->found[at - 1].tstate;
+  /* Found last comes first, and is of the oldest interpreter; the newest is the one
+   * that was called from the others. */
+  for (unsigned i = 0; i < t->count / 2; i++) {
+    const uint64_t swap = t->tstate[i];
+    t->tstate[i] = t->tstate[t->count - 1 - i];
+    t->tstate[t->count - 1 - i] = swap;
+  }
+}
+
+bool ss_py_thread_look_again(struct ss_py *py, struct ss_py_thread *t)
+{
+  uint64_t before[SS_PY_TSTATES_MAX];
+  const unsigned count = t->count;
+  if (py->now_ns < t->retry_ns || py->now_ns - py->listed_ns < LIST_EVERY_NS)
+    return false;
+  memcpy(before, t->tstate, sizeof before);
+  list_all(py);
+  take_found(py, t);
+  if (t->count != count || memcmp(before, t->tstate, count * sizeof *before) != 0) {
+    t->wait_ns = 0;
+    return true;
+  }
+  wait_longer(py, t);
+  return false;
 }
 
 struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure)
@@ -215,10 +249,7 @@ struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure)
     t->wait_ns = 0;
     return t;
   }
-  t->wait_ns = t->wait_ns == 0 ? RETRY_FIRST_NS : t->wait_ns * 2;
-  if (t->wait_ns > RETRY_LONGEST_NS)
-    t->wait_ns = RETRY_LONGEST_NS;
-  t->retry_ns = py->now_ns + t->wait_ns;
+  wait_longer(py, t);
   return t;
 }
 

@@ -147,6 +147,17 @@ static void settle(struct ss_py_merge *m, struct ss_py_result *result)
   result->verified = m->doubt == SS_PY_DOUBT_NONE;
 }
 
+/* With thread states that were not known before. */
+static void merge_again(struct ss_py_merge *m, pid_t tid)
+{
+  memset(m->assigned, 0, m->native_count * sizeof *m->assigned);
+  m->doubt = SS_PY_DOUBT_NONE;
+  m->view.block_len = 0;
+  (void)ss_py_find_frames(m->py, &m->view, tid, true, &m->tstate, m->tstate_bytes);
+  ss_py_assign_all(m);
+  ss_py_verify(m);
+}
+
 void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
                  const struct ss_mem *mem, const struct ss_frame *native,
                  size_t native_count, struct ss_merged *out, size_t cap,
@@ -173,6 +184,8 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
   result->has_python = true;
   ss_py_assign_all(&m);
   ss_py_verify(&m);
+  if (m.doubt == SS_PY_DOUBT_NO_FRAMES && ss_py_thread_look_again(py, m.thread))
+    merge_again(&m, tid);
   ss_py_learn_places(&m);
   put_all(&m, &to);
   settle(&m, result);

@@ -328,6 +328,9 @@ struct ss_py_thread *ss_py_thread_find(const struct ss_py *py, pid_t tid); /* or
 /* The thread, listed again where it is unknown (rate-limited unless `sure`);
  * NULL only when out of memory; count 0: runs no Python. */
 struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure);
+/* Lists again for a thread some of whose evaluations have no frames: an interpreter may
+ * have been made since and run on it. true: it has other thread states now. */
+bool ss_py_thread_look_again(struct ss_py *py, struct ss_py_thread *thread);
 void ss_py_threads_release(struct ss_py *py);
 /* The thread state's bytes, `tstate_need` of them; false: it is gone or is now
  * another thread's. */

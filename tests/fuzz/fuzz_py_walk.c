@@ -1,5 +1,6 @@
-/* A constructed CPython whose memory is overwritten: the first byte chooses the
- * layout, then triples (place in the heap or stack, value). */
+/* A constructed CPython whose memory is overwritten: the first byte chooses the layout
+ * and whether all was read at the sample, then triples (place in the heap or stack,
+ * value). */
 #include "py_image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -11,6 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   struct image *im = size ? image_new(8 + data[0] % 8, data[0] & 0x80) : NULL;
   if (!im)
     return 0;
+  im->mem.holds = data[0] & 0x40 ? image_holds : NULL;
   image_merge(im, out, 64, &result);
   for (size_t at = 1; at + 4 <= size; at += 4) {
     const size_t place = (size_t)(data[at] | data[at + 1] << 8);
