@@ -178,6 +178,10 @@ bool ss_capture_next(struct ss_capture *c, struct ss_captured *out);
 typedef void ss_capture_switch(void *arg, pid_t pid, pid_t tid, uint64_t time_ns,
                                bool out, bool preempted);
 void ss_capture_watch(struct ss_capture *c, ss_capture_switch *on_switch, void *arg);
+/* Switch records of this process are counted, not handed on. false: too many such
+ * processes. And how many were, since it was so: two for each switch. */
+bool ss_capture_hush(struct ss_capture *c, pid_t pid, bool hush);
+uint64_t ss_capture_hushed(struct ss_capture *c, pid_t pid);
 /* Switches that are still in the rings. */
 void ss_capture_peek(struct ss_capture *c);
 /* Every record up to this time has been handed out. */

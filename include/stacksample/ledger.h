@@ -44,6 +44,9 @@ struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
 void ss_ledger_base(struct ss_ledger_thread *t, uint64_t cpu_ns, uint64_t runqueue_ns);
 void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
                       bool preempted);
+/* From now on no switch records of it come (or they do again): its shape comes from
+ * samples and looks. `on_cpu` is not known then. */
+void ss_ledger_blind(struct ss_ledger_thread *t, uint64_t time_ns, bool blind);
 void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state);
 void ss_ledger_phase(struct ss_ledger_thread *t, uint64_t time_ns, uint32_t phase);
 void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stopped);

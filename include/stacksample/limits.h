@@ -17,6 +17,9 @@
 #define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
 #define SS_PLAN_DEEP_MAX (44u << 10)  /* of these, stack behind a snapshot */
 #define SS_QUEUE_BYTES (16u << 20)    /* stage 1 -> 2, per CPU: 0.8 s of 1000 Hz */
+/* Context switches a second on one CPU, beyond which their records are dropped: 24 bytes
+ * and some 0.5 us of ours each, for intervals that the samples tell as well. */
+#define SS_SWITCHES_MAX 20000u
 /* How long after its time a record may still appear in a ring: the kernel takes the
  * time first and publishes last, and a virtual CPU may be paused between. */
 #define SS_SETTLE_NS (5u * 1000 * 1000)

@@ -96,7 +96,8 @@
 #define SS_META_PY_UNREAD "py_unread"   /* CPython's lists and line tables, if any */
 #define SS_META_UNVERIFIED "unverified" /* merges: [{"why","count"}] */
 #define SS_META_THROTTLED "throttled"   /* PERF_RECORD_THROTTLE seen */
-#define SS_META_MERGED "merged"         /* 1: samples were merged second by second */
+#define SS_META_SWITCHES_DROPPED "switches_dropped" /* context switches not recorded */
+#define SS_META_MERGED "merged" /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */
 #define SS_META_TASK_CLOCK_NS "task_clock_ns"     /* on-CPU time as perf counted it */
 #define SS_META_REALTIME_READER "realtime_reader" /* "yes": SCHED_FIFO was granted */

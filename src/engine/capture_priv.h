@@ -13,6 +13,8 @@
 struct ss_tracer;
 
 /* Where records come from: a CPU's ring, or the tracer (no ring, CPU -1). */
+#define SS_HUSHED_MAX 16 /* processes that switch too often at once */
+
 struct ss_cpu {
   struct ss_queue queue; /* first: has its own cache lines */
   struct ss_capture *capture;
@@ -56,6 +58,12 @@ struct ss_capture {
   struct ss_tracer *tracer;          /* NULL: rings */
   int wake;                          /* eventfd: a queue fills up, or the end */
   _Atomic bool signalled, stopping, stopped;
+  /* Written by stage 2, but for the counts. */
+  struct ss_hushed {
+    _Atomic pid_t pid; /* 0: free */
+    _Atomic uint64_t count;
+  } hushed[SS_HUSHED_MAX];
+  _Atomic unsigned hushed_count;
   /* Stage 2 only. */
   ss_capture_switch *on_switch;
   void *on_switch_arg;

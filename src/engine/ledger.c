@@ -218,6 +218,19 @@ void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
   end_wait(t);
 }
 
+void ss_ledger_blind(struct ss_ledger_thread *t, uint64_t time_ns, bool blind)
+{
+  if (t->switches == !blind) {
+    return;
+  }
+  happen(t, time_ns);
+  end_wait(t);
+  t->switches = !blind;
+  t->unsure = !blind;
+  t->on = t->preempted = false;
+  t->ticks = (blind ? t->cpu_ns : t->clock_ns) / t->ledger->period_ns;
+}
+
 static enum ss_cpu_kind kind_of(enum ss_state state)
 {
   return state == SS_STATE_KERNEL ? SS_CPU_KERNEL
@@ -253,7 +266,7 @@ void ss_ledger_look(struct ss_ledger_thread *t, uint64_t time_ns,
                                 .wait = *wait,
                                 .end_ns = time_ns,
                                 .others = stands_for_ns};
-    (void)ss_waits_add(&t->waits, &part);
+    ss_waits_share(&t->waits, &part);
   } else if (!t->on && !t->preempted && !t->looked) {
     t->looked = true;
     t->wait = *wait;

@@ -84,6 +84,8 @@ struct ss_waits_of { /* one row */
   size_t row;
 };
 bool ss_waits_add(struct ss_waits *w, const struct ss_wait_part *part);
+/* The same, together with the last one where that is the same wait. */
+void ss_waits_share(struct ss_waits *w, const struct ss_wait_part *part);
 /* Divides `off_ns` of a row among its parts; what they cannot stand for is
  * returned. `off_ns` may differ from what was added: the kernel's figures decide. */
 uint64_t ss_waits_emit(struct ss_waits *w, const struct ss_waits_of *of, uint64_t off_ns,

@@ -24,6 +24,18 @@ bool ss_waits_add(struct ss_waits *w, const struct ss_wait_part *part)
   return true;
 }
 
+void ss_waits_share(struct ss_waits *w, const struct ss_wait_part *part)
+{
+  struct ss_wait_part *last = w->count > 0 ? &w->parts[w->count - 1] : NULL;
+  if (last && last->row == part->row && last->wait.stack == part->wait.stack &&
+      last->wait.state == part->wait.state) {
+    last->others += part->others;
+    last->end_ns = part->end_ns;
+  } else {
+    (void)ss_waits_add(w, part);
+  }
+}
+
 void ss_waits_release(struct ss_waits *w)
 {
   free(w->parts);

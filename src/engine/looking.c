@@ -31,6 +31,13 @@
 #define STOPS_APART_NS 10000000ull
 /* Rounds for which a wait's look is put off until it may be stopped for it. */
 #define PUT_OFF_MAX 20
+/* Between visits of a thread that waits for long, where its switches are not known. */
+#define BLIND_GAP_MAX_NS 1000000000ull
+
+static uint64_t tick_ns(const struct ss_pipeline *p)
+{
+  return p->facts.period_ns > TICK_MIN_NS ? p->facts.period_ns : TICK_MIN_NS;
+}
 
 /* ---- who waits ------------------------------------------------------------------- */
 
@@ -67,11 +74,21 @@ static void list(struct ss_looking *l, struct ss_thread *t)
 void ss_looking_switch(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns,
                        bool waits)
 {
-  if (!p->looking.on || time_ns <= t->switch_ns)
+  if (!p->looking.on || t->blind || time_ns <= t->switch_ns)
     return;
   t->switch_ns = time_ns;
   unlist(&p->looking, t); /* whatever it waits for now, it is another wait */
   if (waits)
+    list(&p->looking, t);
+}
+
+void ss_looking_blind(struct ss_pipeline *p, struct ss_thread *t, bool blind)
+{
+  t->blind = blind;
+  t->blind_known = false;
+  t->blind_gap_ns = t->blind_ns = 0;
+  unlist(&p->looking, t);
+  if (blind && p->looking.on)
     list(&p->looking, t);
 }
 
@@ -243,10 +260,11 @@ static void stop_for_look(struct looking_at *a, const struct ss_waiting_seen *se
 
 /* false: not now. */
 static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
-                    const struct ss_waiting_seen *seen)
+                    const struct ss_waiting_seen *seen, uint64_t stands_for_ns)
 {
   struct ss_looking *l = &p->looking;
-  struct ss_queued_look look = {.time_ns = ss_now_ns(), .thread = t};
+  struct ss_queued_look look = {
+      .time_ns = ss_now_ns(), .thread = t, .stands_for_ns = stands_for_ns};
   struct looking_at a = {.p = p, .t = t};
   struct ss_regs regs = {0};
   uint64_t hash;
@@ -275,6 +293,7 @@ static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
     }
   }
   t->put_off = 0;
+  t->blind_wait = look.wait;
   enqueue(l, &look);
   l->looks++;
   return true;
@@ -284,9 +303,36 @@ static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
  * ----------------------------------------------------------------------------
  */
 
-static uint64_t tick_ns(const struct ss_pipeline *p)
+/* One whose switches are not known. That it waits is seen at each visit; that it still
+ * does, by its CPU time; the longer it does, the rarer are the visits. */
+static void visit_blind(struct ss_pipeline *p, struct ss_thread *t, uint64_t now_ns)
 {
-  return p->facts.period_ns > TICK_MIN_NS ? p->facts.period_ns : TICK_MIN_NS;
+  struct ss_queued_look again = {.time_ns = now_ns, .thread = t, .wait = t->blind_wait};
+  uint64_t since = t->blind_ns > 0 ? now_ns - t->blind_ns : tick_ns(p);
+  uint64_t cpu_ns = 0, wait_ns;
+  struct ss_waiting_seen seen;
+
+  if (now_ns < t->blind_ns + t->blind_gap_ns)
+    return;
+  if (!ss_schedstat_read(t->process->pid, t->tid, &cpu_ns, &wait_ns))
+    return;
+  if (t->blind_known && cpu_ns == t->blind_cpu_ns) {
+    again.stands_for_ns = since;
+    enqueue(&p->looking, &again);
+    t->blind_gap_ns = t->blind_gap_ns < BLIND_GAP_MAX_NS
+                          ? t->blind_gap_ns * 2 + tick_ns(p)
+                          : BLIND_GAP_MAX_NS;
+  } else {
+    /* What of a long time since was this wait, is not known. */
+    since = since < 2 * tick_ns(p) ? since : tick_ns(p);
+    t->blind_known = ss_waiting_read(&seen, t->process->pid, t->tid) &&
+                     ss_waiting_is_off(&seen) &&
+                     seen.task_state != 't' && /* stopped by us, most likely */
+                     look_at(p, t, &seen, since);
+    t->blind_gap_ns = 0;
+  }
+  t->blind_cpu_ns = cpu_ns;
+  t->blind_ns = now_ns;
 }
 
 /* Looks at all that wait, as far as there is time; how many were seen. */
@@ -301,8 +347,14 @@ static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
     if (seen_count > 0 && ss_now_ns() > until_ns)
       break;
     seen_count++;
+    if (t->blind) { /* it stays, as the last one */
+      visit_blind(p, t, ss_now_ns());
+      unlist(l, t);
+      list(l, t);
+      continue;
+    }
     bool readable = ss_waiting_read(&seen, t->process->pid, t->tid); /* else ended */
-    if (!readable || (ss_waiting_is_off(&seen) && look_at(p, t, &seen)))
+    if (!readable || (ss_waiting_is_off(&seen) && look_at(p, t, &seen, 0)))
       unlist(l, t);
   }
   return seen_count;
@@ -329,7 +381,8 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
     enqueue(l, &(struct ss_queued_look){.time_ns = ss_now_ns(), .round = true});
   }
   for (size_t i = first; i < l->count && seen > 0; i++)
-    l->queue[i].stands_for_ns = since * todo / seen;
+    if (l->queue[i].stands_for_ns == 0)
+      l->queue[i].stands_for_ns = since * todo / seen;
   l->round_ns = now_ns;
 }
 
@@ -378,7 +431,7 @@ bool ss_looking_start(struct ss_pipeline *p)
   struct ss_looking *l = &p->looking;
 
   l->end = &l->first;
-  if (p->config.cpu_only || !p->facts.switches)
+  if (p->config.cpu_only)
     return true;
   l->stack = malloc(SS_STACK_SNAPSHOT_DEFAULT);
   l->raw = malloc(SS_PLAN_BYTES_MAX);
@@ -386,7 +439,8 @@ bool ss_looking_start(struct ss_pipeline *p)
     return false;
   l->on = true;
   ss_ledger_waits(p->ledger, emit_wait);
-  ss_capture_watch(p->config.capture, early_switch, p);
+  if (p->facts.switches)
+    ss_capture_watch(p->config.capture, early_switch, p);
   return true;
 }
 

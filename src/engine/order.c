@@ -262,3 +262,40 @@ void ss_capture_wait(struct ss_capture *c, int timeout_ms)
     atomic_store(&c->signalled, false);
   }
 }
+
+/* ---- processes that switch too often ------------------------------------------------
+ */
+
+static struct ss_hushed *find_hushed(struct ss_capture *c, pid_t pid)
+{
+  for (size_t i = 0; i < SS_HUSHED_MAX; i++) {
+    if (atomic_load(&c->hushed[i].pid) == pid) {
+      return &c->hushed[i];
+    }
+  }
+  return NULL;
+}
+
+bool ss_capture_hush(struct ss_capture *c, pid_t pid, bool hush)
+{
+  struct ss_hushed *known = find_hushed(c, pid);
+  struct ss_hushed *h = hush && !known ? find_hushed(c, 0) : known;
+  if (!h || (hush && known)) {
+    return h != NULL;
+  }
+  if (hush) {
+    atomic_store(&h->count, 0);
+    atomic_store(&h->pid, pid);
+    atomic_fetch_add(&c->hushed_count, 1);
+  } else {
+    atomic_store(&h->pid, 0);
+    atomic_fetch_sub(&c->hushed_count, 1);
+  }
+  return true;
+}
+
+uint64_t ss_capture_hushed(struct ss_capture *c, pid_t pid)
+{
+  struct ss_hushed *h = find_hushed(c, pid);
+  return h ? atomic_load(&h->count) : 0;
+}

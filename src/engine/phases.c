@@ -51,8 +51,10 @@ static void close_row(struct ss_pipeline *p, struct ss_process *proc, uint64_t t
 
 static void book(struct ss_process *proc, uint64_t time_ns)
 {
-  for (struct ss_thread *t = proc->threads; t; t = t->next)
+  for (struct ss_thread *t = proc->threads; t; t = t->next) {
     ss_ledger_phase(t->ledger, time_ns, proc->phase);
+    t->blind_gap_ns = 0; /* each phase has looks of its own */
+  }
 }
 
 static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *test,

@@ -78,6 +78,8 @@ static void on_switch(struct ss_pipeline *p, const struct ss_record *rec)
   if (t == NULL)
     return;
   t->ran = true;
+  if (!ss_flood_switch(t->process, rec))
+    return;
   ss_looking_switch(p, t, rec->time_ns, rec->u.sw.out && !rec->u.sw.preempted);
   ss_ledger_switch(t->ledger, rec->time_ns, rec->u.sw.out, rec->u.sw.preempted);
 }
@@ -219,6 +221,7 @@ static void *pipeline_main(void *arg)
     ss_phases_tick(p, now_ns);
     ss_tracked_schedstat(p, now_ns);
     settle_hidden(p);
+    ss_flood_tick(p, now_ns);
     if (p->hidden)
       ss_hidden_tick(p->hidden, now_ns);
     publish_window(p, now_ns);
@@ -342,6 +345,8 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   if (p->looking.stop_max_ns > counts.stop_max_ns)
     counts.stop_max_ns = p->looking.stop_max_ns;
   add_stops(store, &counts);
+  if (p->n_hushed > 0)
+    ss_store_meta_u64(store, SS_META_SWITCHES_DROPPED, p->n_hushed);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED, p->n_rejected + counts.undecodable);
   if (p->py_rejected > 0)

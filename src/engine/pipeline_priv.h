@@ -49,6 +49,11 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   struct ss_phase_row phase_row;
   bool phase_shared; /* the row is the parent's: the child works for its test */
 
+  bool blind;           /* flood.c: its switch records are dropped */
+  uint64_t switches;    /* since the last check */
+  uint64_t switch_cpus; /* on which, modulo 64 */
+  uint64_t hushed;      /* of those dropped, at the last check */
+
   struct ss_thread *threads; /* list */
   struct ss_process *next;
 };
@@ -81,6 +86,11 @@ struct ss_thread {
   uint64_t stopped_hash; /* of a wait for which it was stopped; 0: none */
   struct ss_wait stopped_wait;
   unsigned useless_stops, put_off;
+  /* One whose switches are not known is always in the list. */
+  bool blind, blind_known;
+  uint64_t blind_cpu_ns; /* when blind_wait was seen: the same wait while it is so */
+  uint64_t blind_ns, blind_gap_ns; /* last visit; time to the next */
+  struct ss_wait blind_wait;
   uint32_t py_name;   /* string + 1; 0: not looked up */
   uint64_t switch_ns; /* of its newest switch that is known, maybe before its turn */
   struct ss_unwind_memo *memo; /* NULL: it has few samples */
@@ -146,6 +156,7 @@ struct ss_pipeline {
   int *path_lines;
 
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
+  uint64_t n_hushed, flood_ns; /* flood_ns: of its last check */
   uint64_t n_audited, n_audit_differs;
   uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
   uint64_t news_ns;                   /* when code was last seen that may be gone soon */
@@ -208,6 +219,8 @@ void ss_looking_free(struct ss_pipeline *p);
 /* A switch of `t`, in its turn or before. */
 void ss_looking_switch(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns,
                        bool waits);
+/* Its switches are not known from now on, or are again. */
+void ss_looking_blind(struct ss_pipeline *p, struct ss_thread *t, bool blind);
 void ss_looking_forget(struct ss_pipeline *p, struct ss_thread *t);
 /* Hands looks up to time_ns to the ledger: before every record. */
 void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns);
@@ -225,6 +238,12 @@ void ss_stacking_forget(struct ss_pipeline *p, struct ss_thread *t);
 /* spinning.c: is a thread whose innermost frame is `leaf` waiting on its CPU? */
 bool ss_spinning(struct ss_pipeline *p, const struct ss_frame *leaf);
 void ss_spinning_release(struct ss_pipeline *p);
+/* flood.c: processes that switch too often */
+void ss_flood_tick(struct ss_pipeline *p, uint64_t now_ns);
+bool ss_flood_switch(struct ss_process *proc,
+                     const struct ss_record *rec); /* false: drop */
+void ss_flood_end(struct ss_pipeline *p, struct ss_process *proc);
+
 /* roles.c: names and roles of threads, when names are known */
 void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
 

@@ -211,6 +211,10 @@ static struct ss_thread *thread_get(struct ss_pipeline *p, pid_t pid, pid_t tid,
   t->next = proc->threads;
   proc->threads = t;
   p->n_threads++;
+  if (!p->facts.switches || proc->blind) {
+    ss_ledger_blind(t->ledger, time_ns, true);
+    ss_looking_blind(p, t, true);
+  }
   return t;
 }
 
@@ -226,7 +230,7 @@ static void newborn(struct ss_pipeline *p, const struct ss_record *rec)
   struct ss_thread *t =
       thread_get(p, rec->pid, rec->tid, rec->time_ns, false, rec->u.task.ptid);
 
-  if (t && p->facts.switches)
+  if (t && !t->blind)
     ss_ledger_switch(t->ledger, rec->time_ns, true, true);
 }
 
@@ -425,6 +429,7 @@ static void process_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t
   struct ss_process **link = &p->processes;
 
   ss_phases_end(p, proc, time_ns);
+  ss_flood_end(p, proc);
   proc->row.end_ns = time_ns;
   ss_store_process_update(p->config.store, proc->id, &proc->row);
   forget_image(p, proc);

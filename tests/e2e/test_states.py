@@ -91,3 +91,43 @@ def test_cpu_only_leaves_the_stacks_of_waits_out(out):
     assert run.waits() == []
     assert run.profile.ledger_s()["wait"] >= 0.4
     assert set(run.profile.counts("state")) <= set(RUNNING)
+
+
+def test_too_many_switches_are_dropped_and_times_stay_right(out):
+    """The kernel's own figures hold without switch records, and it is said."""
+    run = Run(out, [harness.target("ping_pong"), "2"])
+    (measured,) = run.measured
+    conserved(run)
+    total = run.profile.ledger_s()
+    used = sum(total.get(state, 0) for state in RUNNING)
+    assert used == pytest.approx(measured["cpu_s"], rel=0.03)
+    if measured["per_s"] > 40000:  # twice the limit: every half second is above it
+        assert run.profile.number("switches_dropped") > 0.2 * measured["switches"]
+        assert "times a second on a CPU" in (run.folder / "summary.md").read_text()
+    waits = {frames[-1] for frames, _ in run.waits()}
+    assert "[io: pipe]" in waits
+
+
+def test_two_hundred_sleepers_keep_their_one_look(out, tmp_path):
+    """They cost nothing: no stop, and one row each for all of their wait."""
+    script = tmp_path / "sleepers.py"
+    script.write_text("""
+import threading, time
+end = threading.Event()
+threads = [threading.Thread(target=end.wait, name=f"sleeper-{i}") for i in range(200)]
+for t in threads: t.start()
+time.sleep(2)
+end.set()
+for t in threads: t.join()
+print('{"tid": 0}')
+""")
+    run = Run(out, [harness.PYTHON, str(script)])
+    conserved(run)
+    rows = run.profile.rows("""
+        SELECT count(*) FROM sample s JOIN thread t ON t.id = s.thread
+        JOIN word w ON w.kind = 'state' AND w.id = s.state
+        WHERE w.word = 'lock' GROUP BY t.id
+        HAVING sum(s.weight_ns) > 0.9 * (t.end_ns - t.start_ns)""")
+    assert len(rows) >= 200, rows
+    assert max(n for (n,) in rows) <= 5, "the end of a second may divide a row"
+    assert run.profile.number("stops") == 0

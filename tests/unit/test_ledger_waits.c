@@ -243,6 +243,34 @@ static void without_switches_looks_share_the_time_off(void **state)
   free_books(b);
 }
 
+/* Switch records are dropped for a while: CPU time is the reading's, waits are shared
+ * by the looks, nothing is lost or made up. */
+static void blind_for_a_while(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true);
+  look(b, 1 * MS, 1);
+  on(b, 100 * MS);
+  ss_ledger_schedstat(b->t, 200 * MS, 100 * MS, 0);
+  ss_ledger_blind(b->t, 200 * MS, true);
+  for (uint64_t i = 0; i < 60; i++) {
+    look(b, 200 * MS + i * PERIOD, 2);
+  }
+  ss_ledger_schedstat(b->t, 900 * MS, 400 * MS, 0);
+  ss_ledger_blind(b->t, 900 * MS, false);
+  on(b, 920 * MS);
+  off(b, 950 * MS);
+  look(b, 951 * MS, 3);
+  ss_ledger_schedstat(b->t, 1000 * MS, 430 * MS, 0);
+  close_books(b, 1000 * MS);
+  assert_int_equal(b->wait[0][1], 100 * MS);
+  assert_int_equal(b->wait[0][2], 400 * MS);
+  assert_int_equal(b->wait[0][3], 50 * MS);
+  assert_int_equal(b->other[0][SS_STATE_USER], 430 * MS);
+  assert_int_equal(b->other[0][SS_STATE_UNKNOWN], 20 * MS); /* 900 to 920 */
+  free_books(b);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -254,6 +282,7 @@ int main(void)
       cmocka_unit_test(a_phase_without_looks_is_unknown),
       cmocka_unit_test(the_kernels_figures_shorten_waits),
       cmocka_unit_test(looks_at_one_that_runs_change_nothing),
+      cmocka_unit_test(blind_for_a_while),
       cmocka_unit_test(without_switches_looks_share_the_time_off),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
