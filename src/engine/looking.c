@@ -11,6 +11,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
@@ -19,8 +20,11 @@
 
 /* Looks closer than this cost more than they tell. */
 #define TICK_MIN_NS 5000000ull
-/* Of the time between two rounds so much is for looks; who is left comes next time. */
+/* So much of the time is for looks, saved up for when many threads begin to wait at
+ * once; who is left comes with the next round. */
 #define SHARE_OF_TIME 50
+#define SAVED_MAX_NS 200000000ull
+#define ROUND_MAX_NS 10000000ull /* samples wait meanwhile */
 /* After so many in which nobody waited anew, rounds come when stage 2 wakes anyhow. */
 #define QUIET_ROUNDS 5
 /* For a look that sp and ip alone cannot give. */
@@ -258,6 +262,14 @@ static void stop_for_look(struct looking_at *a, const struct ss_waiting_seen *se
   a->t->stopped_wait = *wait;
 }
 
+static bool still_waits(const struct ss_thread *t, const struct ss_blocked *b)
+{
+  struct ss_blocked now;
+
+  return ss_blocked_read(&now, t->process->pid, t->tid) && !now.running &&
+         now.sp == b->sp && now.ip == b->ip && now.nr == b->nr;
+}
+
 /* false: not now. */
 static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
                     const struct ss_waiting_seen *seen, uint64_t stands_for_ns)
@@ -280,6 +292,8 @@ static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
   regs.r[SS_REG_SP] = seen->blocked.sp;
   regs.r[SS_REG_IP] = seen->blocked.ip;
   copy_now(&a, &regs);
+  if (!still_waits(t, &seen->blocked))
+    return false; /* what was copied is not one moment's */
   if (is_known_from_stop(t, &a, &seen->blocked, &hash)) {
     look.wait = t->stopped_wait;
   } else {
@@ -302,6 +316,19 @@ static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
 /* ---- a round
  * ----------------------------------------------------------------------------
  */
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+  return a < b ? a : b;
+}
+
+static uint64_t own_cpu_ns(void)
+{
+  struct timespec ts = {0};
+
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 /* One whose switches are not known. That it waits is seen at each visit; that it still
  * does, by its CPU time; the longer it does, the rarer are the visits. */
@@ -336,7 +363,7 @@ static void visit_blind(struct ss_pipeline *p, struct ss_thread *t, uint64_t now
 }
 
 /* Looks at all that wait, as far as there is time; how many were seen. */
-static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
+static size_t look_round(struct ss_pipeline *p, uint64_t until_cpu_ns)
 {
   struct ss_looking *l = &p->looking;
   size_t todo = l->waiting, seen_count = 0;
@@ -344,7 +371,7 @@ static size_t look_round(struct ss_pipeline *p, uint64_t until_ns)
 
   for (struct ss_thread *t = l->first, *next; t && seen_count < todo; t = next) {
     next = t->look_next;
-    if (seen_count > 0 && ss_now_ns() > until_ns)
+    if (seen_count > 0 && own_cpu_ns() > until_cpu_ns)
       break;
     seen_count++;
     if (t->blind) { /* it stays, as the last one */
@@ -364,7 +391,8 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
 {
   struct ss_looking *l = &p->looking;
   uint64_t since = l->round_ns && now_ns > l->round_ns ? now_ns - l->round_ns : 0;
-  size_t todo = l->waiting, first;
+  uint64_t began = own_cpu_ns(), used;
+  size_t todo = l->waiting, first, seen;
 
   if (l->done > 0) {
     l->count -= l->done;
@@ -372,8 +400,10 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
     l->done = 0;
   }
   first = l->count;
-  size_t seen = look_round(p, now_ns + tick_ns(p) / SHARE_OF_TIME);
-
+  l->saved_ns = least(l->saved_ns + since / SHARE_OF_TIME, SAVED_MAX_NS);
+  seen = look_round(p, began + least(l->saved_ns, ROUND_MAX_NS));
+  used = own_cpu_ns() - began;
+  l->saved_ns -= least(used, l->saved_ns);
   l->rounds++;
   if (seen < todo) {
     l->cut++;
@@ -438,6 +468,7 @@ bool ss_looking_start(struct ss_pipeline *p)
   if (l->stack == NULL || l->raw == NULL)
     return false;
   l->on = true;
+  l->saved_ns = SAVED_MAX_NS;
   ss_ledger_waits(p->ledger, emit_wait);
   if (p->facts.switches)
     ss_capture_watch(p->config.capture, early_switch, p);

@@ -116,6 +116,7 @@ struct ss_looking {
   struct ss_queued_look *queue; /* by time; the first `done` are used up */
   size_t done, count, cap;
   uint64_t round_ns; /* of the last round */
+  uint64_t saved_ns; /* CPU time that looks may use */
   uint64_t stop_ns;  /* when a thread was last stopped for a look */
   unsigned quiet;    /* rounds without anybody */
   unsigned char *stack, *raw;
