@@ -63,10 +63,12 @@ static uint64_t kernel_periods(const struct ss_tracer *t, const struct ss_runner
   return owed < (int64_t)due ? (uint64_t)owed : due;
 }
 
-/* A fault takes a quarter of a microsecond at the least (Linux 6.18, one page). */
+/* Time outside calls is that of page faults, if there were enough of them: a small
+ * page takes a microsecond, a huge one the time to clear 2 MB. */
 static bool faults_explain(const struct ss_runner *r, uint64_t kernel_ns)
 {
-  return r->faults * 250 >= kernel_ns / 2;
+  const uint64_t huge_ns = 100000;
+  return r->faults * huge_ns >= kernel_ns / 2;
 }
 
 static void put_sample(struct ss_tracer *t, struct ss_own_record *own, uint64_t periods)

@@ -72,6 +72,10 @@ def is_visible(summary):
     return method == "samples"
 
 
+def by_stops(summary):
+    return summary["engine"]["kernel_method"] == "stops"
+
+
 def cpu(total):
     return total["user_s"] + total["kernel_s"] + total["spin_s"]
 
@@ -95,7 +99,8 @@ def test_kernel_share_is_rusages(measured, user, work):
     theirs = rusage["kernel_s"] / (rusage["user_s"] + rusage["kernel_s"])
     samples = summary["quality"]["samples"]
     visible = is_visible(summary)
-    assert samples >= 0.9 * 100 * CPU_S * (1 if visible else 1 - theirs)
+    if not by_stops(summary):  # a stop stands for some periods
+        assert samples >= 0.9 * 100 * CPU_S * (1 if visible else 1 - theirs)
     error = 5 * math.sqrt(theirs * (1 - theirs) / samples)
     assert abs(ours - theirs) <= max(0.05, error)
     assert theirs > 0.3 if work in FAULTS else theirs < 0.3, "not the work that was meant"
@@ -148,7 +153,7 @@ def test_kernel_time_lies_under_the_line_that_allocates(measured, user, work):
     """All but what the start of the interpreter and the imports took. Where they are
     hidden, not all page faults are known as such: of huge pages there is only the
     whole machine's number."""
-    folder, _ = measured(user, work)
+    folder, summary = measured(user, work)
     kernel = [(frames, n) for frames, n in folded(folder / "stacks.folded")
               if of_kernel(frames)]
     starts = {"temporaries (py_work.py", "tensors (py_work.py"}
@@ -160,7 +165,8 @@ def test_kernel_time_lies_under_the_line_that_allocates(measured, user, work):
 
     rest = [(frames, n) for frames, n in kernel if not is_start(frames)]
     right = sum(n for frames, n in rest if any(".once (py_work.py" in f for f in frames))
-    assert right >= 0.9 * sum(n for _, n in rest)
+    # Stops are few, and each stands for what was spent since the one before.
+    assert right >= (0.8 if by_stops(summary) else 0.9) * sum(n for _, n in rest)
     faults = sum(n for frames, n in rest if "[kernel: page fault]" in frames)
     assert faults > 0.1 * sum(n for _, n in rest)
 
@@ -176,6 +182,6 @@ def test_time_of_page_faults_is_part_of_the_kernels(measured, user):
 def test_two_openmp_threads_share_the_work(measured, user):
     folder, _ = measured(user, "openmp")
     profile = Profile(folder)
-    busy = sorted(profile.ledger_s(i)["user"] for i, _, role, _ in profile.threads()
-                  if role in ("main", "openmp"))
+    busy = sorted(profile.ledger_s(i)["user"] + profile.ledger_s(i)["spin"]
+                  for i, _, role, _ in profile.threads() if role in ("main", "openmp"))
     assert len(busy) == 2 and busy[0] > 0.2 * busy[1]

@@ -5,6 +5,7 @@ These are the shapes that only this engine can get wrong; SS_DENY_PERF=EPERM run
 whole suite on it (`make soak` does)."""
 
 import json
+import os
 import pathlib
 import random
 import select
@@ -35,6 +36,7 @@ for t in threads:
     t.join()
 """
 BURN_S = 1.5
+KILLS = int(os.environ.get("SS_KILLS", "4"))
 UNSEEN_S = 0.15  # what three threads used after they were last looked at
 
 GRADIENT = """
@@ -222,7 +224,7 @@ def untouched(pid):
 @pytest.mark.parametrize("how", ["run", "attach"])
 def test_kill_9_leaves_the_target_running(out, process, how):
     chance = random.Random(9)
-    for i in range(4):
+    for i in range(KILLS):
         words = [target("eintr_calls"), "1", "3"]
         if how == "run":
             ours = process(denied(*command(f"{out}{i}", *words, options=["-r", "1000"])))
