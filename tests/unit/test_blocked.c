@@ -135,6 +135,37 @@ static void keeps_a_stopped_child_stopped(void **state)
   waitpid(child, NULL, 0);
 }
 
+/* The steps, by a tracer that is asked who traces; the end of a child of ours is left
+ * for whoever waits for it. */
+static void steps_of_a_stop(void **state)
+{
+  struct ss_diag diag = {0};
+  struct ss_stop stop;
+  enum ss_stop_state now;
+  int status = 0;
+  pid_t child = fork();
+
+  (void)state;
+  if (child == 0)
+    for (volatile uint64_t i = 0;; i++)
+      ;
+  assert_int_equal(ss_stop_ask(&stop, child, &diag), SS_ERR_OK);
+  while ((now = ss_stop_poll(&stop)) == SS_STOP_NOT_YET)
+    ;
+  assert_int_equal(now, SS_STOP_STOPPED);
+  assert_int_equal(ss_tracer_of(child), getpid());
+  assert_true(ss_stop_release(&stop) > 0);
+  assert_int_equal(ss_tracer_of(child), 0);
+  assert_int_equal(ss_stop_ask(&stop, child, &diag), SS_ERR_OK);
+  kill(child, SIGKILL);
+  while ((now = ss_stop_poll(&stop)) == SS_STOP_NOT_YET)
+    ;
+  if (now == SS_STOP_STOPPED)
+    (void)ss_stop_release(&stop);
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -145,6 +176,7 @@ int main(void)
       cmocka_unit_test(sees_a_child_in_pause),
       cmocka_unit_test(stops_a_spinner_and_lets_it_go),
       cmocka_unit_test(keeps_a_stopped_child_stopped),
+      cmocka_unit_test(steps_of_a_stop),
   };
 
   return cmocka_run_group_tests(tests, NULL, NULL);

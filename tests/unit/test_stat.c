@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -435,11 +436,67 @@ static void test_explained_unprivileged(void **state)
   assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static bool is_listed(struct ss_newcomers *n, pid_t pid)
+{
+  pid_t *pids = NULL;
+  size_t count = 0;
+  bool found = false;
+  assert_int_equal(ss_newcomers_list(n, &pids, &count), SS_ERR_OK);
+  for (size_t i = 0; i < count; i++)
+    found |= pids[i] == pid;
+  free(pids);
+  return found;
+}
+
+static void test_newcomers_are_listed_once(void **state)
+{
+  struct ss_newcomers n = {0};
+  (void)state;
+  assert_true(is_listed(&n, getpid()));
+  pid_t child = fork();
+  if (child == 0)
+    for (;;)
+      pause();
+  assert_true(is_listed(&n, child));
+  assert_false(is_listed(&n, child));
+  assert_false(is_listed(&n, getpid()));
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  ss_newcomers_release(&n);
+}
+
+/* A fork keeps what an exec changes; code that is mapped shows. */
+static void test_image_of_a_process(void **state)
+{
+  struct ss_stat own, other;
+  (void)state;
+  pid_t child = fork();
+  if (child == 0)
+    for (;;)
+      pause();
+  assert_true(ss_stat_read(&own, getpid(), 0));
+  assert_true(ss_stat_read(&other, child, child));
+  assert_true(own.start_code > 1 && own.end_code > own.start_code);
+  assert_int_equal(own.start_code, other.start_code);
+  assert_int_equal(own.start_stack, other.start_stack);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  uint64_t before = ss_exec_kb(getpid(), getpid());
+  void *code =
+      mmap(NULL, 1 << 20, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  assert_true(before > 0 && code != MAP_FAILED);
+  assert_int_equal(ss_exec_kb(getpid(), getpid()), before + 1024);
+  munmap(code, 1 << 20);
+  assert_int_equal(ss_exec_kb(0x3fffffff, 0x3fffffff), 0);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_stat),
       cmocka_unit_test(test_processor),
+      cmocka_unit_test(test_newcomers_are_listed_once),
+      cmocka_unit_test(test_image_of_a_process),
       cmocka_unit_test(test_hostile_names),
       cmocka_unit_test(test_every_prefix),
       cmocka_unit_test(test_bad_stats),
