@@ -37,7 +37,9 @@ UNITBIN := $(UNIT:tests/unit/%.c=$(BUILD)/unit/%)
 FUZZ    := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 TARGETS := $(sort $(wildcard tests/targets/*.c))
-TARGETBIN := $(TARGETS:tests/targets/%.c=$(BUILD)/targets/%)
+TARGETXX := $(sort $(wildcard tests/targets/*.cc))
+TARGETBIN := $(TARGETS:tests/targets/%.c=$(BUILD)/targets/%) \
+             $(TARGETXX:tests/targets/%.cc=$(BUILD)/targets/%)
 
 BENCH    := $(sort $(wildcard tests/bench/*.c))
 BENCHBIN := $(BENCH:tests/bench/%.c=$(BUILD)/bench/%)
@@ -97,6 +99,10 @@ benches: $(BENCHBIN)
 $(BUILD)/targets/%: tests/targets/%.c
 	@mkdir -p $(@D)
 	$(call say,TARGET,$@)$(CC) -std=gnu17 -O2 -g -Wall -Wextra -pthread -o $@ $< -ldl
+
+$(BUILD)/targets/%: tests/targets/%.cc
+	@mkdir -p $(@D)
+	$(call say,TARGET,$@)$(CXX) -std=gnu++17 -O2 -g -Wall -Wextra -pthread -o $@ $<
 
 # Files of made-up profiles, for the tests of viewers.
 FIXTURE := $(BUILD)/write_fixture

@@ -1,0 +1,124 @@
+"""Native stacks reach the thread's start where that is hard: hand-written kernels
+without unwind information, deep stacks, exceptions and signals in flight, code that
+comes and goes.
+
+At least 95 % of the samples, less five standard errors of that many, in all and in
+the modules that are meant to be measured. A failure prints the share by leaf module.
+"""
+
+import collections
+import math
+import pathlib
+
+import pytest
+
+import harness
+from profiledb import RUNNING, Profile
+
+SECONDS = "1"
+BOUND = 0.95
+TARGETS = pathlib.Path(harness.ROOT) / "tests" / "targets"
+CPU = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+JIT = "[anonymous code]"
+
+
+def leaves(profile):
+    """(samples, complete ones) of running threads by module of the innermost frame."""
+    states, ends = profile.words("state"), profile.words("ended")
+    kinds = profile.words("kind")
+    name = {f: (kinds[kind], pathlib.Path(path or text or "?").name) for f, kind, text, path
+            in profile.rows("""SELECT f.id, f.kind, n.text, p.text FROM frame f
+                LEFT JOIN string n ON n.id = f.name LEFT JOIN module m ON m.id = f.module
+                LEFT JOIN string p ON p.id = m.path""")}
+    counts = collections.defaultdict(lambda: [0, 0])
+    for frame, state, end, n in profile.rows(
+            """SELECT s.frame, sample.state, sample.ended, sum(samples) FROM sample
+               JOIN stack s ON s.id = sample.stack GROUP BY 1, 2, 3"""):
+        if states[state] not in RUNNING:
+            continue
+        kind, leaf = name[frame]
+        count = counts["[kernel]" if leaf.startswith("[kernel") or kind == "kernel" else leaf]
+        count[0] += n
+        count[1] += n if ends[end] == "complete" else 0
+    return counts
+
+
+def table(counts, profile):
+    lines = [f"{m:32} {n:6} samples, {100 * c / n:6.2f} % complete"
+             for m, (n, c) in sorted(counts.items(), key=lambda item: -item[1][0])]
+    return "\n".join(lines + [str(dict(profile.ended()))])
+
+
+def measure(out, words, env=None):
+    command = harness.command(out, *words, options=("-r", "999", "--format", "none"))
+    ended = harness.run(command, env=dict(harness.environment(), **(env or {})), timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    profile = Profile(harness.bundle(out))
+    return profile, leaves(profile)
+
+
+def check(profile, counts, meant):
+    """`meant`: how the names of the modules (or Python functions) begin in which the
+    work is done."""
+    text = table(counts, profile)
+    inside = [c for m, c in counts.items() if any(m.startswith(p) for p in meant)]
+    for what, part in ("all", counts.values()), (meant, inside):
+        n, complete = (sum(c) for c in zip((0, 0), *part))
+        assert n >= 100, f"{what}: not the work that was meant\n{text}"
+        error = math.sqrt(BOUND * (1 - BOUND) / n)
+        assert complete / n >= BOUND - 5 * error, f"{what}\n{text}"
+
+
+def kernels(work):
+    return [harness.PYTHON, str(TARGETS / "py_kernels.py"), work, SECONDS]
+
+
+@pytest.mark.parametrize("core", ["Haswell", "own"])
+def test_openblas(out, core):
+    if core != "own" and "avx2" not in CPU:
+        pytest.skip("this CPU has no AVX2")
+    env = {} if core == "own" else {"OPENBLAS_CORETYPE": core}
+    check(*measure(out, kernels("dgemm"), env), ["libopenblas"])
+
+
+@pytest.mark.parametrize("isa, flag", [("AVX2", "avx2"), ("AVX512_CORE", "avx512dq")])
+@pytest.mark.parametrize("work", ["convolution", "linear"])
+def test_onednn(out, work, isa, flag):
+    if flag not in CPU:
+        pytest.skip("this CPU has no " + ("AVX2" if flag == "avx2" else "AVX-512"))
+    # Its older name, too: what reads which depends on the version.
+    env = {"ONEDNN_MAX_CPU_ISA": isa, "DNNL_MAX_CPU_ISA": isa}
+    # Its matrix product by AVX2 has rsp point to the heap: the stack goes on where
+    # CPython's frames are, with the innermost of them as its leaf.
+    check(*measure(out, kernels(work), env), [JIT, "libdnnl", "Module._call_impl"])
+
+
+def test_hashes(out):
+    check(*measure(out, kernels("hash")), ["libcrypto", "_sha3", "_md5", "_sha256"])
+
+
+def test_deflate(out):
+    check(*measure(out, kernels("deflate")), ["libz."])
+
+
+@pytest.mark.parametrize("kb", [4, 8, 16, 32, 256])
+def test_deep_recursion(out, kb):
+    """Deeper than what is copied with a sample."""
+    check(*measure(out, [harness.target("stacks"), "recursion", SECONDS, str(kb)]),
+          ["stacks"])
+
+
+def test_signal_handlers(out):
+    check(*measure(out, [harness.target("stacks"), "signals", SECONDS]), ["stacks"])
+
+
+def test_libraries_that_come_and_go(out):
+    check(*measure(out, [harness.target("stacks"), "libraries", SECONDS]), ["libz."])
+
+
+def test_children_by_vfork_and_exec(out):
+    check(*measure(out, [harness.target("stacks"), "children", SECONDS]), ["stacks"])
+
+
+def test_exceptions_in_flight(out):
+    check(*measure(out, [harness.target("throwing"), SECONDS]), ["libgcc_s", "libstdc++"])
