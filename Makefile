@@ -96,9 +96,10 @@ $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 benches: $(BENCHBIN)
 
 # Victims for the tests: plain programs, built without our flags.
+$(BUILD)/targets/omp_%: TARGET_FLAGS := -fopenmp
 $(BUILD)/targets/%: tests/targets/%.c
 	@mkdir -p $(@D)
-	$(call say,TARGET,$@)$(CC) -std=gnu17 -O2 -g -Wall -Wextra -pthread -o $@ $< -ldl
+	$(call say,TARGET,$@)$(CC) -std=gnu17 -O2 -g -Wall -Wextra -pthread $(TARGET_FLAGS) -o $@ $< -ldl
 
 $(BUILD)/targets/%: tests/targets/%.cc
 	@mkdir -p $(@D)

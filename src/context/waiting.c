@@ -68,6 +68,21 @@ static const struct rule *find_exact(const struct rule *rules, size_t n, const c
 }
 #define FIND(rules, word) find_exact((rules), sizeof(rules) / sizeof((rules)[0]), (word))
 
+/* Where a stripped library has no name for its function, its own is in its place. */
+static const struct rule libraries[] = {
+    {"libgomp", SS_STATE_WAIT, "OpenMP"},
+    {"libomp", SS_STATE_WAIT, "OpenMP"},
+    {"libiomp5", SS_STATE_WAIT, "OpenMP"},
+};
+
+static const struct rule *find_library(const char *name)
+{
+  for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++)
+    if (strncmp(name, libraries[i].word, strlen(libraries[i].word)) == 0)
+      return &libraries[i];
+  return NULL;
+}
+
 static const struct rule *find_function(const char *const *names, size_t n)
 {
   const struct rule *found = NULL;
@@ -76,6 +91,8 @@ static const struct rule *find_function(const char *const *names, size_t n)
     found = names[i] ? FIND(python_functions, names[i]) : NULL;
   for (size_t i = 0; i < n && !found; i++)
     found = names[i] ? FIND(functions, names[i]) : NULL;
+  for (size_t i = 0; i < n && !found; i++)
+    found = names[i] ? find_library(names[i]) : NULL;
   return found;
 }
 

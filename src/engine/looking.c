@@ -154,7 +154,7 @@ void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
   for (size_t i = 0; i < n; i++) {
     const struct ss_frame *f = &frames[i];
     struct ss_symbol symbol;
-    names[i] = NULL;
+    names[i] = f->module ? f->module->name : NULL;
     if (f->module && ss_waiting_wants(f->module->name) &&
         ss_module_symbol(ss_modules_at(p->modules, f->module->id), f->vaddr, &symbol))
       names[i] = symbol.name;

@@ -29,9 +29,9 @@
 
 /* Time off the CPU that is nobody's wait: rows of one frame, to show its size. */
 static void unlooked(struct ss_pipeline *p, uint32_t thread, uint32_t phase,
-                     enum ss_state state, uint64_t ns)
+                     enum ss_state state, const char *detail, uint64_t ns)
 {
-  char text[32];
+  char text[64];
   struct ss_sample_row row = {
       .time_ns = ss_now_ns(),
       .weight_ns = ns,
@@ -43,7 +43,9 @@ static void unlooked(struct ss_pipeline *p, uint32_t thread, uint32_t phase,
       .merge = SS_MERGE_NONE,
   };
 
-  snprintf(text, sizeof(text), "[%s]", ss_state_word(state));
+  if (ns == 0)
+    return;
+  snprintf(text, sizeof(text), "[%s%s]", ss_state_word(state), detail);
   row.stack = ss_stacking_mark(p, text);
   ss_store_sample(p->config.store, &row);
 }
@@ -60,8 +62,11 @@ static void emit_time(void *arg, uint32_t thread, uint32_t phase, enum ss_state 
    * shows in every output. */
   if (state == SS_STATE_KERNEL && p->hidden)
     ss_hidden_time(p->hidden, thread, phase, ns);
-  if (!ss_state_running(state) && p->looking.on)
-    unlooked(p, thread, phase, state, ns);
+  uint64_t held_ns = ss_throttle_part(p, state, ns);
+  if (!ss_state_running(state) && p->looking.on) {
+    unlooked(p, thread, phase, state, ": throttled", held_ns);
+    unlooked(p, thread, phase, state, "", ns - held_ns);
+  }
 }
 
 /* ---- records -------------------------------------------------------------------- */

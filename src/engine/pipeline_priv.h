@@ -124,6 +124,12 @@ struct ss_looking {
   uint64_t stops, stop_total_ns, stop_max_ns;
 };
 
+struct ss_throttle {        /* throttle.c */
+  uint64_t at_ns, total_ns; /* of the last reading */
+  uint64_t each_ns;         /* of the second before it: for each thread, at most */
+  uint64_t wanted_ns;       /* on a CPU or waiting for one, since then */
+};
+
 struct ss_pipeline {
   struct ss_pipeline_config config;
   struct ss_perf_facts facts;
@@ -138,6 +144,7 @@ struct ss_pipeline {
   bool kallsyms_read;           /* for which no command shall wait */
   struct ss_ledger *ledger;
   struct ss_looking looking;
+  struct ss_throttle throttle;
 
   struct ss_process *processes; /* alive, newest first */
   struct ss_idmap by_pid;       /* pid -> struct ss_process * */
@@ -245,6 +252,10 @@ bool ss_flood_switch(struct ss_process *proc,
                      const struct ss_record *rec); /* false: drop */
 void ss_flood_end(struct ss_pipeline *p, struct ss_process *proc);
 
+/* throttle.c: time that a cgroup's quota took. How much of `ns` that a thread was in
+ * `state` is such time; called for all times. */
+void ss_throttle_tick(struct ss_pipeline *p, uint64_t now_ns);
+uint64_t ss_throttle_part(struct ss_pipeline *p, enum ss_state state, uint64_t ns);
 /* roles.c: names and roles of threads, when names are known */
 void ss_roles_assign(struct ss_pipeline *p, struct ss_thread *t);
 

@@ -390,6 +390,7 @@ void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)
   if (now_ns < p->schedstat_ns + SCHEDSTAT_NS)
     return;
   p->schedstat_ns = now_ns;
+  ss_throttle_tick(p, now_ns);
   for (struct ss_process *proc = p->processes; proc; proc = proc->next)
     for (struct ss_thread *t = proc->threads; t; t = t->next)
       if (t->ran && ss_schedstat_read(proc->pid, t->tid, &cpu_ns, &wait_ns)) {

@@ -93,6 +93,67 @@ def test_cpu_only_leaves_the_stacks_of_waits_out(out):
     assert set(run.profile.counts("state")) <= set(RUNNING)
 
 
+def test_an_openmp_team_at_a_barrier_waits(out):
+    env = {**harness.environment(), "OMP_WAIT_POLICY": "passive"}
+    run = Run(out, [harness.target("omp_barrier"), str(SECONDS)], env=env)
+    assert len(run.measured) == 2
+    conserved(run)
+    share_is(run, "wait", "off_s")
+    assert {"[wait: OpenMP]"} <= {frames[-1] for frames, _ in run.waits()}
+
+
+@pytest.fixture
+def quota():
+    """A cgroup with a tenth of a CPU: (its folder, function: seconds throttled)."""
+    base = pathlib.Path("/sys/fs/cgroup")
+    old = (base / "cpu" / "cpu.shares").exists()
+    group = (base / "cpu" if old else base) / f"stacksample-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no cgroup can be made here")
+    try:
+        if old:
+            (group / "cpu.cfs_quota_us").write_text("10000")
+        else:
+            (group / "cpu.max").write_text("10000 100000")
+    except OSError:
+        group.rmdir()
+        pytest.skip("no cgroup with a quota can be made here")
+
+    def throttled():
+        stat = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+        return int(stat["throttled_time"]) / 1e9 if old else int(stat["throttled_usec"]) / 1e6
+
+    yield group, throttled
+    harness.eventually(lambda: (group / "cgroup.procs").read_text() == "", "it is empty")
+    group.rmdir()
+
+
+SPIN = """
+import json, os, pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+import py_waits
+group = pathlib.Path(sys.argv[2])
+with py_waits.Measured() as m:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    end = time.monotonic() + 3
+    while time.monotonic() < end: pass
+    (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+print(json.dumps(m.all))
+"""
+
+
+def test_what_a_quota_holds_back_is_told_apart(out, quota):
+    group, throttled = quota
+    run = Run(out, [harness.PYTHON, "-c", SPIN, str(WAITS.parent), str(group)])
+    conserved(run)
+    share_is(run, "runnable", "runnable_s")
+    held = sum(n for frames, n in run.waits() if frames[-1] == "[runnable: throttled]") / 1e6
+    # The last second and the first are of another reading of the counter.
+    assert throttled() / 3 <= held <= throttled() + 1, (held, throttled())
+
+
 def test_too_many_switches_are_dropped_and_times_stay_right(out):
     """The kernel's own figures hold without switch records, and it is said."""
     run = Run(out, [harness.target("ping_pong"), "2"])
