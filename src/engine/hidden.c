@@ -249,6 +249,9 @@ void ss_hidden_fault(struct ss_hidden *h, const struct ss_hidden_moment *m,
   if (!w) {
     return;
   }
+  if (h->cost.n_small == 0) {
+    ss_hidden_tick(h, m->time_ns);
+  }
   faults = believable(h, w, m->clock_ns, faults);
   h->counts.faults += faults;
   if (w->n_faults < GAP_FAULTS) {

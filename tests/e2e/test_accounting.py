@@ -172,6 +172,16 @@ def test_kernel_time_lies_under_the_line_that_allocates(measured, user, work):
 
 
 @pytest.mark.parametrize("user", USERS)
+def test_page_faults_are_the_cause(measured, user):
+    folder, summary = measured(user, "tensors")
+    cause = {c["name"]: c for c in summary["causes"]}["page_fault_churn"]
+    assert cause["base"] == "cpu" and cause["share_pct"] >= 10 and cause["error_pct"] > 0
+    assert any(".once (py_work.py" in line for line in cause["evidence"])
+    assert any(line.startswith("GLIBC_TUNABLES=") for line in cause["try"])
+    assert "Page-fault churn: " in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("user", USERS)
 def test_time_of_page_faults_is_part_of_the_kernels(measured, user):
     _, summary = measured(user, "tensors")
     total = summary["time"]["total"]

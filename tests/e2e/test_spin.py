@@ -68,6 +68,7 @@ def test_waiting_at_a_barrier_is_spin(profiled, user):
     spinning = sum(n for frames, n in folded(folder / "stacks.folded")
                    if "libgomp.so" in frames[-1]) / 1e6
     assert spinning == pytest.approx(total["spin_s"], abs=error * cpu(total))
+    assert "openmp_spin" in {c["name"] for c in summary["causes"]}
     assert_all_is_accounted(summary)
 
 
