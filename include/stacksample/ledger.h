@@ -56,6 +56,9 @@ void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t 
                          uint64_t runqueue_ns);
 /* Time on a CPU so far, as the thread's timer counts it. */
 uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t);
+/* Settles what a thread that only waits has since long: all records before `time_ns`
+ * have been told. Seldom called: a thread costs a row each time. */
+void ss_ledger_settle_idle(struct ss_ledger *l, uint64_t time_ns);
 /* Records were lost around here: intervals that span this are unknown. */
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
 /* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */

@@ -309,6 +309,16 @@ uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t)
   return t->clock_ns;
 }
 
+void ss_ledger_settle_idle(struct ss_ledger *l, uint64_t time_ns)
+{
+  for (struct ss_ledger_thread *t = l->threads; t; t = t->next) {
+    if (!t->on && t->since_ns + WINDOW_NS <= time_ns) {
+      happen(t, time_ns);
+      ss_ledger_settle(t, NULL, false);
+    }
+  }
+}
+
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns)
 {
   if (time_ns > l->gap_ns) {

@@ -23,6 +23,7 @@
 #define WAIT_MS 20
 #define WAIT_NEWS_MS 5
 #define NEWS_NS 500000000ull
+#define IDLE_NS 2000000000ull
 #define WINDOW_NS 2000000000ull /* the status line speaks of the last seconds */
 
 /* ---- the ledger's rows --------------------------------------------------------- */
@@ -209,6 +210,15 @@ static int wait_ms(const struct ss_pipeline *p)
   return ss_now_ns() < p->news_ns + NEWS_NS ? WAIT_NEWS_MS : WAIT_MS;
 }
 
+/* The file has long waits, too, should we be killed. */
+static void settle_idle(struct ss_pipeline *p, uint64_t now_ns)
+{
+  if (now_ns < p->idle_ns + IDLE_NS)
+    return;
+  p->idle_ns = now_ns;
+  ss_ledger_settle_idle(p->ledger, ss_capture_horizon_ns(p->config.capture));
+}
+
 static void *pipeline_main(void *arg)
 {
   struct ss_pipeline *p = arg;
@@ -227,6 +237,7 @@ static void *pipeline_main(void *arg)
     ss_tracked_schedstat(p, now_ns);
     settle_hidden(p);
     ss_flood_tick(p, now_ns);
+    settle_idle(p, now_ns);
     if (p->hidden)
       ss_hidden_tick(p->hidden, now_ns);
     publish_window(p, now_ns);

@@ -132,6 +132,24 @@ static void a_look_is_for_what_an_earlier_window_had(void **state)
   free_books(b);
 }
 
+/* A wait without an end is in the file all the same, ten seconds at a time. */
+static void a_wait_that_lasts_is_settled(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true);
+  look(b, 5 * MS, 1);
+  ss_ledger_settle_idle(b->ledger, 9000 * MS);
+  assert_int_equal(b->wait[0][1], 0);
+  ss_ledger_settle_idle(b->ledger, 12000 * MS);
+  assert_int_equal(b->wait[0][1], 12000 * MS);
+  ss_ledger_settle_idle(b->ledger, 14000 * MS);
+  assert_int_equal(b->wait[0][1], 12000 * MS);
+  on(b, 15000 * MS);
+  close_books(b, 15000 * MS);
+  assert_int_equal(b->wait[0][1], 15000 * MS);
+  free_books(b);
+}
+
 /* A second of 9 ms waits (most are looked at) and of 1 ms waits (few are): half the
  * looks would give each a wrong share, their weights do not. */
 static void short_waits_get_their_share(void **state)
@@ -277,6 +295,7 @@ int main(void)
       cmocka_unit_test(a_long_wait_keeps_its_one_look),
       cmocka_unit_test(a_look_is_for_all_of_its_wait),
       cmocka_unit_test(a_look_is_for_what_an_earlier_window_had),
+      cmocka_unit_test(a_wait_that_lasts_is_settled),
       cmocka_unit_test(short_waits_get_their_share),
       cmocka_unit_test(what_escaped_every_look_is_unknown),
       cmocka_unit_test(a_phase_without_looks_is_unknown),
