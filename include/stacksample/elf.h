@@ -114,7 +114,8 @@ bool ss_module_symbol(struct ss_module *module, uint64_t vaddr, struct ss_symbol
 
 /* ---- other sources of names ---------------------------------------------- */
 
-/* /tmp/perf-PID.map of a target, honoured safely (R54, R55). */
+/* What a target's JIT says of its code: /tmp/perf-PID.map, honoured safely (R54, R55),
+ * and the jitdump that it has mapped. */
 struct ss_perf_map;
 enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
                              const struct ss_maps *maps, struct ss_diag *diag);
@@ -122,9 +123,20 @@ enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
  * memory); those and lines that make no sense are counted in *rejected. */
 enum ss_err ss_perf_map_parse(struct ss_perf_map **map, const char *text, size_t len,
                               size_t *rejected);
+/* The same of a jitdump (Linux tools/perf/Documentation/jitdump-specification.txt). */
+enum ss_err ss_perf_map_parse_jitdump(struct ss_perf_map **map, const void *bytes,
+                                      size_t len, size_t *rejected);
 void ss_perf_map_free(struct ss_perf_map *map);
 bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr,
                       struct ss_symbol *out);
+/* An .eh_frame section whose first entry is that of the code from `start` on. */
+struct ss_jit_unwind {
+  uint64_t start;
+  const unsigned char *eh_frame; /* borrowed from the map */
+  size_t len;
+};
+bool ss_perf_map_unwind(const struct ss_perf_map *map, uint64_t addr,
+                        struct ss_jit_unwind *out);
 
 /* Kernel function names; NULL where /proc/kallsyms hides addresses. */
 struct ss_kallsyms;

@@ -55,7 +55,8 @@
 #define SS_DEMANGLED_MAX 8192      /* bytes after it */
 #define SS_ELF_SECTION_MAX (1u << 30)
 #define SS_ELF_SYMBOLS_MAX (16u << 20)
-#define SS_PERF_MAP_MAX (64u << 20)   /* bytes of /tmp/perf-PID.map (R54) */
+#define SS_PERF_MAP_MAX (64u << 20) /* bytes of /tmp/perf-PID.map (R54), of a jitdump */
+#define SS_JIT_UNWIND_MAX 4096      /* bytes of one function's .eh_frame; 100 is usual */
 #define SS_DEBUGDATA_MAX (256u << 20) /* bytes of decompressed debug data */
 
 /* Output. */

@@ -87,8 +87,9 @@ struct ss_unwind_space {
   pid_t pid;
   struct ss_maps *maps;
   struct ss_modules *modules;
-  const struct ss_mem *live; /* code and data that do not change */
-  bool saved_registers;      /* frames carry all of saved[], not rbp alone: slower */
+  const struct ss_mem *live;     /* code and data that do not change */
+  const struct ss_perf_map *jit; /* what its JIT says of its code; NULL: nothing */
+  bool saved_registers;          /* frames carry all of saved[], not rbp alone: slower */
   bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };
 

@@ -5,6 +5,7 @@
 #ifndef STACKSAMPLE_ELF_PRIV_H
 #define STACKSAMPLE_ELF_PRIV_H
 
+#include "stacksample/buf.h"
 #include "stacksample/elf.h"
 
 #define SS_ELF_PHDRS_MAX 1024  /* real files have 8 to 20 */
@@ -52,6 +53,28 @@ void ss_image_drop(struct ss_elf_section *section);
 unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len,
                                   size_t *out_len);
 unsigned char *ss_unxz(const unsigned char *bytes, size_t len, size_t *out_len);
+
+/* perf_map.c: what a JIT says of its code, from whichever file. */
+struct ss_jit_entry {
+  uint64_t start, size;
+  uint32_t name;               /* offset in names */
+  uint32_t order;              /* later ones are newer */
+  uint32_t unwind, unwind_len; /* its .eh_frame in `unwind`; len 0: none */
+};
+struct ss_perf_map {
+  struct ss_jit_entry *entries;
+  size_t count, cap;
+  struct ss_buf names;  /* NUL-terminated each */
+  struct ss_buf unwind; /* sections, one behind the other */
+};
+/* Adds it as the newest; false: it makes no sense, or there is no memory. */
+bool ss_perf_map_add(struct ss_perf_map *map, uint64_t start, uint64_t size,
+                     const char *name, size_t len);
+/* jitdump.c: the records of a dump's bytes. */
+void ss_jitdump_read(struct ss_perf_map *map, const void *bytes, size_t len,
+                     size_t *rejected);
+/* The dump that the process has mapped; -1 with SS_ERR_GONE: it has none. */
+int ss_jitdump_open(pid_t pid, const struct ss_maps *maps, struct ss_diag *diag);
 
 /* debugfile.c: the separate debug file of `image`, looked up under the folder
  * `root_fd` (the target's root) by build-id, then by .gnu_debuglink beside

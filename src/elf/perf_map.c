@@ -1,6 +1,6 @@
 /*
- * /tmp/perf-PID.map: names that a JIT wrote for its code (perf's
- * jit-interface.txt), one "START SIZE name" a line, hexadecimal.
+ * What a JIT says of its code. /tmp/perf-PID.map (perf's jit-interface.txt) has
+ * names, one "START SIZE name" a line, hexadecimal; a jitdump is read by jitdump.c.
  *
  * /tmp is a public folder, so the file is honoured only if it is a regular file
  * of the target's user (or root), below a size cap, and written since the
@@ -18,18 +18,6 @@
 #include "stacksample/fsafe.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
-
-struct entry {
-  uint64_t start, size;
-  uint32_t name; /* offset in names */
-  uint32_t line; /* later lines are newer */
-};
-
-struct ss_perf_map {
-  struct entry *entries;
-  size_t count, cap;
-  struct ss_buf names; /* NUL-terminated each */
-};
 
 /* A hexadecimal number up to a blank; false when it is none or too long. */
 static bool read_hex(const char **text, const char *end, uint64_t *value)
@@ -55,31 +43,38 @@ static bool read_hex(const char **text, const char *end, uint64_t *value)
   return true;
 }
 
-static bool add_line(struct ss_perf_map *map, const char *line, const char *end,
-                     uint32_t number)
+bool ss_perf_map_add(struct ss_perf_map *map, uint64_t start, uint64_t size,
+                     const char *name, size_t len)
 {
-  uint64_t start, size;
-  if (!read_hex(&line, end, &start) || !read_hex(&line, end, &size))
-    return false;
-  size_t len = (size_t)(end - line);
   if (size == 0 || start + size < start || len == 0 || len > SS_SYMBOL_NAME_MAX ||
-      memchr(line, 0, len) != NULL || map->names.len > UINT32_MAX - len - 1)
+      memchr(name, 0, len) != NULL || map->names.len > UINT32_MAX - len - 1 ||
+      map->count == UINT32_MAX)
     return false;
   if (!ss_grow(&map->entries, &map->cap, map->count + 1, sizeof *map->entries))
     return false;
-  map->entries[map->count++] = (struct entry){
-      .start = start, .size = size, .name = (uint32_t)map->names.len, .line = number};
-  ss_buf_add(&map->names, line, len);
+  map->entries[map->count] = (struct ss_jit_entry){.start = start,
+                                                   .size = size,
+                                                   .name = (uint32_t)map->names.len,
+                                                   .order = (uint32_t)map->count};
+  map->count++;
+  ss_buf_add(&map->names, name, len);
   ss_buf_addc(&map->names, 0);
   return true;
 }
 
+static bool add_line(struct ss_perf_map *map, const char *line, const char *end)
+{
+  uint64_t start, size;
+  return read_hex(&line, end, &start) && read_hex(&line, end, &size) &&
+         ss_perf_map_add(map, start, size, line, (size_t)(end - line));
+}
+
 static int compare_entries(const void *pa, const void *pb)
 {
-  const struct entry *a = pa, *b = pb;
+  const struct ss_jit_entry *a = pa, *b = pb;
   if (a->start != b->start)
     return a->start < b->start ? -1 : 1;
-  return (a->line > b->line) - (a->line < b->line);
+  return (a->order > b->order) - (a->order < b->order);
 }
 
 /* Sorted, without overlap: of two that overlap the newer one stays. */
@@ -89,14 +84,14 @@ static size_t settle_overlaps(struct ss_perf_map *map)
   if (map->count > 0)
     qsort(map->entries, map->count, sizeof *map->entries, compare_entries);
   for (size_t i = 0; i < map->count; i++) {
-    struct entry e = map->entries[i];
+    struct ss_jit_entry e = map->entries[i];
     bool keep = true;
     while (kept > 0 && keep) {
-      const struct entry *last = &map->entries[kept - 1];
+      const struct ss_jit_entry *last = &map->entries[kept - 1];
       if (e.start - last->start >= last->size)
         break;
       dropped++;
-      if (last->line < e.line)
+      if (last->order < e.order)
         kept--;
       else
         keep = false;
@@ -108,24 +103,33 @@ static size_t settle_overlaps(struct ss_perf_map *map)
   return dropped;
 }
 
-enum ss_err ss_perf_map_parse(struct ss_perf_map **out, const char *text, size_t len,
-                              size_t *rejected)
+static void read_lines(struct ss_perf_map *map, const void *bytes, size_t len,
+                       size_t *rejected)
+{
+  const char *p = bytes, *end = p + len;
+  while (p < end) {
+    const char *eol = memchr(p, '\n', (size_t)(end - p));
+    if (eol == NULL)
+      eol = end; /* a line still being written: its name may be short */
+    if (!add_line(map, p, eol))
+      (*rejected)++;
+    p = eol == end ? end : eol + 1;
+  }
+}
+
+typedef void reader_fn(struct ss_perf_map *map, const void *bytes, size_t len,
+                       size_t *rejected);
+
+static enum ss_err parse(struct ss_perf_map **out, reader_fn *read, const void *bytes,
+                         size_t len, size_t *rejected)
 {
   struct ss_perf_map *map = calloc(1, sizeof *map);
   *out = map;
   *rejected = 0;
   if (map == NULL)
     return SS_ERR_NOMEM;
-  const char *p = text, *end = text + len;
-  for (uint32_t number = 0; p < end; number++) {
-    const char *eol = memchr(p, '\n', (size_t)(end - p));
-    if (eol == NULL)
-      eol = end; /* a line still being written: its name may be short */
-    if (!add_line(map, p, eol, number))
-      (*rejected)++;
-    p = eol == end ? end : eol + 1;
-  }
-  if (map->names.failed) {
+  read(map, bytes, len, rejected);
+  if (map->names.failed || map->unwind.failed) {
     ss_perf_map_free(map);
     *out = NULL;
     return SS_ERR_NOMEM;
@@ -134,16 +138,29 @@ enum ss_err ss_perf_map_parse(struct ss_perf_map **out, const char *text, size_t
   return SS_ERR_OK;
 }
 
+enum ss_err ss_perf_map_parse(struct ss_perf_map **out, const char *text, size_t len,
+                              size_t *rejected)
+{
+  return parse(out, read_lines, text, len, rejected);
+}
+
+enum ss_err ss_perf_map_parse_jitdump(struct ss_perf_map **out, const void *bytes,
+                                      size_t len, size_t *rejected)
+{
+  return parse(out, ss_jitdump_read, bytes, len, rejected);
+}
+
 void ss_perf_map_free(struct ss_perf_map *map)
 {
   if (map == NULL)
     return;
   ss_buf_release(&map->names);
+  ss_buf_release(&map->unwind);
   free(map->entries);
   free(map);
 }
 
-bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr, struct ss_symbol *out)
+static const struct ss_jit_entry *entry_at(const struct ss_perf_map *map, uint64_t addr)
 {
   size_t lo = 0, hi = map->count;
   while (lo < hi) {
@@ -154,9 +171,26 @@ bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr, struct ss_sy
       hi = mid;
   }
   if (lo == 0 || addr - map->entries[lo - 1].start >= map->entries[lo - 1].size)
+    return NULL;
+  return &map->entries[lo - 1];
+}
+
+bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr, struct ss_symbol *out)
+{
+  const struct ss_jit_entry *e = entry_at(map, addr);
+  if (e != NULL)
+    *out = (struct ss_symbol){e->start, e->size, map->names.data + e->name};
+  return e != NULL;
+}
+
+bool ss_perf_map_unwind(const struct ss_perf_map *map, uint64_t addr,
+                        struct ss_jit_unwind *out)
+{
+  const struct ss_jit_entry *e = entry_at(map, addr);
+  if (e == NULL || e->unwind_len == 0)
     return false;
-  const struct entry *e = &map->entries[lo - 1];
-  *out = (struct ss_symbol){e->start, e->size, map->names.data + e->name};
+  *out = (struct ss_jit_unwind){
+      e->start, (const unsigned char *)map->unwind.data + e->unwind, e->unwind_len};
   return true;
 }
 
@@ -246,7 +280,7 @@ static void drop_outside_code(struct ss_perf_map *map, const struct ss_maps *map
 {
   size_t kept = 0;
   for (size_t i = 0; i < map->count; i++) {
-    const struct entry *e = &map->entries[i];
+    const struct ss_jit_entry *e = &map->entries[i];
     const struct ss_map *code = ss_maps_find(maps, e->start);
     if (code != NULL && (code->prot & SS_PROT_EXEC) != 0 &&
         e->size <= code->end - e->start)
@@ -271,24 +305,60 @@ static enum ss_err read_text(int fd, uint64_t size, struct ss_buf *text)
   return SS_ERR_OK;
 }
 
-enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
-                             const struct ss_maps *maps, struct ss_diag *diag)
+/* Reads an open file, which is closed, as a map. */
+static enum ss_err load_file(struct ss_perf_map **map, int fd, uint64_t size,
+                             reader_fn *read)
 {
-  struct stat st;
   struct ss_buf text = {0};
   size_t rejected = 0;
-  *map = NULL;
+  enum ss_err err = read_text(fd, size, &text);
+  if (err == SS_ERR_OK)
+    err = parse(map, read, ss_buf_str(&text), text.len, &rejected);
+  ss_buf_release(&text);
+  ss_close(&fd);
+  return err;
+}
+
+static enum ss_err load_text(struct ss_perf_map **map, pid_t pid, struct ss_diag *diag)
+{
+  struct stat st;
   int fd = open_plain(pid, own_pid_of(pid), &st);
   if (fd < 0)
     return ss_fail_errno(diag, "perf map of process %d", (int)pid);
   enum ss_err err = check_owner_and_age(pid, &st, diag);
   if (err == SS_ERR_OK)
-    err = read_text(fd, (uint64_t)st.st_size, &text);
-  if (err == SS_ERR_OK)
-    err = ss_perf_map_parse(map, ss_buf_str(&text), text.len, &rejected);
+    return load_file(map, fd, (uint64_t)st.st_size, read_lines);
+  ss_close(&fd);
+  return err;
+}
+
+/* It is the very file that the target has mapped, so whose it is does not matter. */
+static enum ss_err load_jitdump(struct ss_perf_map **map, pid_t pid,
+                                const struct ss_maps *maps, struct ss_diag *diag)
+{
+  struct stat st;
+  int fd = ss_jitdump_open(pid, maps, diag);
+  if (fd < 0)
+    return diag->err;
+  if (fstat(fd, &st) == 0 && st.st_size <= (off_t)SS_PERF_MAP_MAX)
+    return load_file(map, fd, (uint64_t)st.st_size, ss_jitdump_read);
+  ss_close(&fd);
+  return ss_fail(diag, SS_ERR_LIMIT, "jitdump of process %d ignored: too large",
+                 (int)pid);
+}
+
+enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
+                             const struct ss_maps *maps, struct ss_diag *diag)
+{
+  struct ss_diag why = {0};
+  *map = NULL;
+  /* Of the two the dump says more. */
+  enum ss_err err = load_jitdump(map, pid, maps, &why);
+  if (err == SS_ERR_GONE)
+    err = load_text(map, pid, &why);
   if (err == SS_ERR_OK)
     drop_outside_code(*map, maps);
-  ss_buf_release(&text);
-  ss_close(&fd);
+  else if (diag != NULL)
+    *diag = why;
   return err;
 }

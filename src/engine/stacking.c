@@ -139,7 +139,8 @@ static uint32_t module_row(struct ss_pipeline *p, const struct ss_module *module
   return id;
 }
 
-/* Code that no file backs: named by the target's own perf map, if it has one. */
+/* Code that no file backs: named by the target's own perf map or jitdump, if it has
+ * one, which then tells the unwinder, too. */
 static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc,
                                 uint64_t ip)
 {
@@ -150,8 +151,9 @@ static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc,
     proc->perf_map_tried = true;
     if (ss_perf_map_load(&proc->perf_map, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
         why.err != SS_ERR_GONE)
-      ss_note(p->config.notes, "perf map of process %d ignored: %s", (int)proc->pid,
+      ss_note(p->config.notes, "JIT names of process %d ignored: %s", (int)proc->pid,
               why.text);
+    proc->space.jit = proc->perf_map;
   }
   if (proc->perf_map && ss_perf_map_find(proc->perf_map, ip, &symbol))
     return named_frame(p, SS_FRAME_NATIVE, symbol.name);

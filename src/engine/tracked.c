@@ -81,6 +81,7 @@ static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
   ss_idmap_release(&proc->py_frames);
   ss_perf_map_free(proc->perf_map);
   proc->perf_map = NULL;
+  proc->space.jit = NULL;
   proc->perf_map_tried = false;
   ss_testenv_reset(&proc->env);
   ss_unwinder_forget(p->unwinder, proc->pid);

@@ -1,20 +1,22 @@
 /*
  * The single-step oracle: a child runs instruction by instruction through
  * prologues, epilogues, realigned frames, PLT stubs, the vdso, signal handlers,
- * assembler without unwind information and JIT code. After every one the unwound
- * stack must be the shadow stack kept from the calls, returns and signals that were
- * executed, and what is claimed of the preserved registers must be what they held
- * at the call. There are no exceptions.
+ * assembler without unwind information, and JIT code with and without it. After every
+ * one the unwound stack must be the shadow stack kept from the calls, returns and
+ * signals that were executed, and what is claimed of the preserved registers must be
+ * what they held at the call. There are no exceptions.
  */
 #include "unit.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "jitdump.h"
 #include "stacksample/limits.h"
 #include "stopped.h"
 
@@ -149,6 +151,76 @@ static void signals(void)
   struct sigaction action = {.sa_handler = on_signal};
   sigaction(SIGUSR1, &action, NULL);
   raise(SIGUSR1);
+}
+
+/* JIT code that looks like nothing known, and a call in it, but whose unwind
+ * information is in a jitdump. rbp is data in it. */
+static const unsigned char registered_code[] = {
+    0x55,                                     /* push rbp */
+    0x48, 0x81, 0xec, 0x00, 0x10, 0x00, 0x00, /* sub rsp, 0x1000 */
+    0xbd, 0x00, 0x04, 0x00, 0x00,             /* mov ebp, 0x400 */
+    0xe8, 0x0d, 0x00, 0x00, 0x00,             /* call the last instructions */
+    0xff, 0xc8, 0x75, 0xfc,                   /* 1: dec eax; jne 1b */
+    0x48, 0x81, 0xc4, 0x00, 0x10, 0x00, 0x00, /* add rsp, 0x1000 */
+    0x5d, 0xc3,                               /* pop rbp; ret */
+    0xb8, 0x03, 0x00, 0x00, 0x00, 0xc3};      /* mov eax, 3; ret */
+#define REGISTERED_FIRST 31                   /* bytes of the first function */
+
+static const unsigned char registered_rows[] = {
+    0x41, 0x0e, 16,   0x86, 2, /* after push: CFA rsp+16, rbp at CFA-16 */
+    0x47, 0x0e, 0x90, 0x20,    /* after sub: rsp+0x1010 */
+    0x55, 0x0e, 16,            /* after add */
+    0x41, 0x0e, 8,    0xc6};   /* after pop */
+
+static unsigned char *registered;
+
+/* Writes the dump and maps it, as the marker that it is found by. */
+static void write_jitdump(void)
+{
+  unsigned char cfi[128];
+  char folder[] = "/tmp/stacksample-jitdump-XXXXXX", path[64];
+  struct ss_buf b = {0};
+  jitdump_header(&b);
+  size_t len =
+      jitdump_eh_frame(cfi, REGISTERED_FIRST, registered_rows, sizeof registered_rows);
+  jitdump_unwinding(&b, cfi, len);
+  jitdump_load(&b, (uintptr_t)registered, registered_code, REGISTERED_FIRST, 1, "outer");
+  len = jitdump_eh_frame(cfi, sizeof registered_code - REGISTERED_FIRST,
+                         (const unsigned char *)"", 0);
+  jitdump_unwinding(&b, cfi, len);
+  jitdump_load(&b, (uintptr_t)registered + REGISTERED_FIRST, registered_code,
+               sizeof registered_code - REGISTERED_FIRST, 2, "inner");
+  if (mkdtemp(folder) == NULL)
+    _exit(1);
+  snprintf(path, sizeof path, "%s/jit-%d.dump", folder, (int)getpid());
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0 || write(fd, b.data, b.len) != (ssize_t)b.len ||
+      mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) == MAP_FAILED)
+    _exit(1);
+  unlink(path); /* the mapping is enough */
+  rmdir(folder);
+}
+
+__attribute__((noinline)) static void call_registered(void)
+{
+  void (*code)(void);
+  memcpy(&code, &registered, sizeof code);
+  code();
+  sink++;
+}
+
+static void stepped_registered(void)
+{
+  unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED)
+    _exit(1);
+  registered = page + 64;
+  memcpy(registered, registered_code, sizeof registered_code);
+  write_jitdump();
+  begin_marker();
+  call_registered();
+  end_marker();
 }
 
 static void stepped(void)
@@ -366,7 +438,10 @@ static void step_once(struct oracle *o)
 static void run_oracle(struct oracle *o, void (*body)(void))
 {
   size_t count;
+  struct ss_perf_map *jit = NULL;
   stopped_init(&o->s, stopped_fork(body));
+  (void)ss_perf_map_load(&jit, o->s.pid, &o->s.maps, NULL);
+  o->s.space.jit = jit;
   o->stack = malloc(STACK_BYTES);
   for (size_t m = 0; m < MEMOS; m++)
     o->memos[m] = ss_unwind_memo_new();
@@ -387,6 +462,7 @@ static void run_oracle(struct oracle *o, void (*body)(void))
   for (size_t m = 0; m < MEMOS; m++)
     ss_unwind_memo_free(o->memos[m]);
   free(o->stack);
+  ss_perf_map_free(jit);
   stopped_release(&o->s);
 }
 
@@ -405,6 +481,15 @@ static void test_every_instruction(void **state)
   assert_true(o.unknown * 10 < o.known);
 }
 
+static void test_registered_code(void **state)
+{
+  (void)state;
+  static struct oracle o;
+  run_oracle(&o, stepped_registered);
+  assert_true(o.methods[SS_METHOD_JIT] >= 15);
+  assert_int_equal(o.methods[SS_METHOD_SCAN], 0);
+}
+
 static void test_blas_kernels(void **state)
 {
   (void)state;
@@ -420,6 +505,7 @@ static void test_blas_kernels(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_instruction),
+                                     cmocka_unit_test(test_registered_code),
                                      cmocka_unit_test(test_blas_kernels)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
