@@ -57,9 +57,10 @@ struct ss_tracer {
   size_t turn; /* whose turn it is to be stopped */
   struct ss_idmap by_pid, by_tid;
   struct ss_newcomers newcomers;
-  int loadavg;           /* descriptor */
-  uint64_t last_pid;     /* as read there */
-  uint64_t listed_ns;    /* when the tree was last listed */
+  char output[64];    /* what the command's output was when it started, if a pipe; "" */
+  int loadavg;        /* descriptor */
+  uint64_t last_pid;  /* as read there */
+  uint64_t listed_ns; /* when the tree was last listed */
   uint64_t list_cost_ns; /* of that listing */
   uint64_t told_ns;      /* no record of this round may be older */
   uint64_t bound_ns;     /* published: no record is older */

@@ -117,6 +117,16 @@ static uint64_t image_of(const struct ss_stat *st)
   return st->start_code == 0 ? 0 : ss_hash_bytes(places, sizeof places) | 1;
 }
 
+/* "pipe:[NUMBER]" where that is what the descriptor is. */
+static bool read_pipe(pid_t pid, int fd, char *out, size_t cap)
+{
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+  ssize_t len = readlink(path, out, cap - 1);
+  out[len > 0 ? len : 0] = '\0';
+  return strncmp(out, "pipe:[", 6) == 0;
+}
+
 static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss_stat *st)
 {
   struct ss_watched *p = r->process;
@@ -136,6 +146,9 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
   snprintf(r->comm, sizeof r->comm, "%s", st->comm);
   ss_tell_comm(t, r, now_ns, true);
   if (born) {
+    if (!read_pipe(p->pid, 1, t->output, sizeof t->output)) {
+      t->output[0] = '\0';
+    }
     forget_time(t, r);
     ss_tell_in(t, r, now_ns);
     ss_tell_out(t, r, now_ns);
@@ -240,6 +253,20 @@ static void add_child(struct ss_tracer *t, const struct ss_watched *parent,
   add_threads(t, p, false, now_ns);
 }
 
+/* An orphan whose parent was never seen is still ours if it prints where the command
+ * does: that pipe goes to us and to nobody else's children. */
+static const struct ss_watched *parent_of(const struct ss_tracer *t,
+                                          const struct ss_stat *st)
+{
+  const struct ss_watched *parent = find_process(t, st->ppid);
+  char output[sizeof t->output];
+  if (parent || !t->output[0] || !read_pipe(st->pid, 1, output, sizeof output) ||
+      strcmp(output, t->output) != 0) {
+    return parent;
+  }
+  return st->ppid == getpid() ? NULL : find_process(t, t->root);
+}
+
 /* Children of children come in the same listing, with higher numbers but where the
  * numbers have started over: hence until nobody is added. */
 static void add_children(struct ss_tracer *t, uint64_t now_ns)
@@ -259,7 +286,7 @@ static void add_children(struct ss_tracer *t, uint64_t now_ns)
         pids[i] = 0;
         continue;
       }
-      const struct ss_watched *parent = find_process(t, st.ppid);
+      const struct ss_watched *parent = parent_of(t, &st);
       if (parent) {
         add_child(t, parent, &st, now_ns);
         pids[i] = 0;
