@@ -82,8 +82,11 @@ struct known_process *ss_know(struct ss_looker *l, pid_t pid, struct ss_diag *di
     ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
     return NULL;
   }
-  if (ss_maps_load(&k->maps, pid, diag) != SS_ERR_OK)
+  if (ss_maps_load(&k->maps, pid, diag) != SS_ERR_OK) {
+    if (diag->err == SS_ERR_GONE)
+      ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
     return NULL;
+  }
   return k;
 }
 

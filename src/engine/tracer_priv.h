@@ -61,10 +61,10 @@ struct ss_tracer {
   int loadavg;        /* descriptor */
   uint64_t last_pid;  /* as read there */
   uint64_t listed_ns; /* when the tree was last listed */
-  uint64_t list_cost_ns; /* of that listing */
-  uint64_t told_ns;      /* no record of this round may be older */
-  uint64_t bound_ns;     /* published: no record is older */
-  size_t kept_open;
+  uint64_t list_cost_ns;      /* of that listing */
+  uint64_t told_ns;           /* no record of this round may be older */
+  uint64_t bound_ns;          /* published: no record is older */
+  size_t kept_open, kept_max; /* schedstat files */
 
   size_t stopping; /* threads that have been asked to stop */
   uint64_t start_ns;

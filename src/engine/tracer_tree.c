@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "stacksample/buf.h"
@@ -24,7 +25,8 @@
 
 enum {
   IDLE_SKIP_MAX = 8,    /* rounds that an idle thread is left alone */
-  KEPT_OPEN_MAX = 2048, /* schedstat files */
+  KEPT_OPEN_MAX = 2048, /* schedstat files, and of the descriptors that we may have */
+  KEPT_SHARE = 4,       /* one in so many */
   LIST_SHARE = 30       /* a listing may cost one part in so many of the time */
 };
 #define LIST_NS 250000000ull        /* listed at least so often, whatever loadavg says */
@@ -51,14 +53,16 @@ static bool read_schedstat(struct ss_tracer *t, struct ss_runner *r, uint64_t *c
                            uint64_t *runqueue_ns)
 {
   char path[64], text[96];
-  if (r->schedstat < 0 && t->kept_open < KEPT_OPEN_MAX) {
+  if (r->schedstat < 0 && t->kept_open < t->kept_max) {
     snprintf(path, sizeof path, "/proc/%d/task/%d/schedstat", (int)r->process->pid,
              (int)r->tid);
     r->schedstat = open(path, O_RDONLY | O_CLOEXEC);
     t->kept_open += r->schedstat >= 0;
   }
   if (r->schedstat < 0) {
-    return ss_schedstat_read(r->process->pid, r->tid, cpu_ns, runqueue_ns);
+    errno = 0;
+    return ss_schedstat_read(r->process->pid, r->tid, cpu_ns, runqueue_ns) ||
+           (errno != ENOENT && errno != ESRCH); /* not now: as it was */
   }
   ssize_t got = pread(r->schedstat, text, sizeof text - 1, 0);
   if (got <= 0) {
@@ -504,6 +508,10 @@ bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
   pid_t *pids = NULL;
   size_t count = 0;
   uint64_t now_ns = ss_now_ns();
+  struct rlimit limit = {.rlim_cur = 256};
+  (void)getrlimit(RLIMIT_NOFILE, &limit);
+  t->kept_max = limit.rlim_cur / KEPT_SHARE < KEPT_OPEN_MAX ? limit.rlim_cur / KEPT_SHARE
+                                                            : KEPT_OPEN_MAX;
   t->loadavg = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
   t->last_pid = read_last_pid(t);
   if (ss_newcomers_list(&t->newcomers, &pids, &count) == SS_ERR_OK) {
