@@ -417,6 +417,7 @@ void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
                     f->functions, f->n_functions);
   functions_section(d, f, "Where: operators", operator_headers, f->operators,
                     f->n_operators);
+  ss_summary_waits(d, f);
   threads_section(d, f);
   ss_summary_quality(d, f);
   if (d->markdown)

@@ -104,6 +104,8 @@ void ss_doc_grid(struct ss_doc *d, struct ss_grid *g); /* prints and releases it
 
 /* The whole summary: what summary.md and `report` show. */
 void ss_summary_doc(struct ss_doc *d, struct ss_figures *f);
+/* A section of it: what threads waited for; nothing where they did not. */
+void ss_summary_waits(struct ss_doc *d, struct ss_figures *f);
 /* A section of it: how good the evidence is. */
 void ss_summary_quality(struct ss_doc *d, const struct ss_figures *f);
 /* Its list of the dumps that were taken; nothing where there were none. */
