@@ -19,7 +19,7 @@
 #include "hidden.h"
 #include "stacksample/sys.h"
 
-enum { SMALL_PAGES = 48, HUGE = 2 << 20, READINGS = 8 };
+enum { SMALL_PAGES = 48, HUGE = 2 << 20, READINGS = 8, OTHERS = 10 };
 #define FADE 0.8 /* of what was before, at each update */
 
 static uint64_t cpu_ns(void)
@@ -48,8 +48,10 @@ static unsigned char *map(size_t bytes, int advice)
   return p;
 }
 
-/* CPU time a fault while one byte every `step` is touched; 0: other faults came. */
-static uint64_t touch(volatile unsigned char *p, size_t bytes, size_t step)
+/* CPU time a fault while one byte every `step` is touched; 0: more than so many
+ * others came (of our own code and stack, when they are first used). */
+static uint64_t touch(volatile unsigned char *p, size_t bytes, size_t step,
+                      uint64_t others)
 {
   uint64_t want = bytes / step, faults = faults_so_far();
   uint64_t begin = cpu_ns();
@@ -64,7 +66,7 @@ static void measure_small(struct ss_fault_cost *c)
 {
   size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = SMALL_PAGES * page;
   unsigned char *p = map(bytes, MADV_NOHUGEPAGE);
-  uint64_t each = p ? touch(p, bytes, page) : 0;
+  uint64_t each = p ? touch(p, bytes, page, OTHERS) : 0;
   if (each > 0) {
     c->small_ns[c->n_small++ % READINGS] = each;
   }
@@ -80,7 +82,7 @@ static void measure_huge(struct ss_fault_cost *c)
     return;
   }
   unsigned char *aligned = p + (HUGE - (uintptr_t)p % HUGE) % HUGE;
-  uint64_t each = touch(aligned, HUGE, HUGE);
+  uint64_t each = touch(aligned, HUGE, HUGE, 0);
   uint64_t faults = faults_so_far();
   ((volatile unsigned char *)aligned)[HUGE / 2] = 1;
   if (each > 0 && faults_so_far() == faults) { /* it was one page */
