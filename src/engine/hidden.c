@@ -52,6 +52,7 @@ struct ss_hidden {
   struct owed *owed;
   size_t n_owed, owed_cap;
   struct ss_idmap threads; /* store id -> struct watched * */
+  ss_fault_measure *measure;
   struct ss_fault_cost cost;
   uint64_t cost_due_ns;
   bool wanted; /* faults since the cost was measured */
@@ -113,12 +114,14 @@ static uint32_t cut(const struct ss_hidden *h, uint32_t stack, uint32_t base)
 
 /* ---- life ----------------------------------------------------------------------- */
 
-struct ss_hidden *ss_hidden_new(struct ss_store *store, uint64_t period_ns)
+struct ss_hidden *ss_hidden_new(struct ss_store *store, uint64_t period_ns,
+                                ss_fault_measure *measure)
 {
   struct ss_hidden *h = calloc(1, sizeof *h);
   if (h) {
     h->store = store;
     h->period_ns = period_ns;
+    h->measure = measure;
     h->fault_frame = synthetic(store, "[kernel: page fault]");
     h->unknown_frame = synthetic(store, "[kernel: unknown]");
     h->unknown_stack = ss_store_stack(store, SS_ID_NONE, h->unknown_frame, 0);
@@ -265,7 +268,7 @@ void ss_hidden_tick(struct ss_hidden *h, uint64_t now_ns)
   if (h->wanted && now_ns >= h->cost_due_ns) {
     h->wanted = false;
     h->cost_due_ns = now_ns + COST_EVERY_NS;
-    ss_fault_cost_update(&h->cost, h->counts.faults);
+    h->measure(&h->cost, h->counts.faults);
   }
 }
 

@@ -32,7 +32,11 @@ struct ss_hidden_counts {
   uint64_t huge_cost_ns;  /* of a huge one */
 };
 
-struct ss_hidden *ss_hidden_new(struct ss_store *store, uint64_t period_ns);
+/* `measure` finds what faults cost, now and then: ss_fault_cost_update. */
+struct ss_fault_cost;
+typedef void ss_fault_measure(struct ss_fault_cost *c, uint64_t own_faults);
+struct ss_hidden *ss_hidden_new(struct ss_store *store, uint64_t period_ns,
+                                ss_fault_measure *measure);
 void ss_hidden_free(struct ss_hidden *h);
 /* The timer ticked in user mode: ticks since the last time were hidden ones. */
 void ss_hidden_sample(struct ss_hidden *h, const struct ss_hidden_moment *m);

@@ -271,7 +271,7 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
   p->ledger = ss_ledger_new(p->facts.period_ns, p->facts.kernel_samples,
                             p->facts.switches, emit_time, p);
   if (!p->facts.kernel_samples)
-    p->hidden = ss_hidden_new(config->store, p->facts.period_ns);
+    p->hidden = ss_hidden_new(config->store, p->facts.period_ns, ss_fault_cost_update);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
   p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
   p->path = calloc(path_frames, sizeof(*p->path));
