@@ -162,6 +162,11 @@ check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
 	  SS_FIXTURE=$(abspath $(FIXTURE)) \
 	  /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST_FLAGS) $(E2E)
 
+# Python frames on every interpreter that scripts/pythons finds.
+check-matrix: all targets $(BUILD)/unit/test_py_live
+	$(Q)SS_TEST_PYTHONS=$$(scripts/pythons --joined) $(BUILD)/unit/test_py_live
+	$(Q)$(SUBMAKE) check-e2e E2E="tests/e2e/test_python_matrix.py tests/e2e/test_python_frames.py"
+
 fuzz:
 	$(Q)$(SUBMAKE) $(JOBS) SANITIZE=address,undefined BUILD=$(BUILD)-san fuzz-run
 
@@ -220,5 +225,5 @@ wheel: $(BUILD)/src/main.o $(LIB)
 deb:
 	$(Q)scripts/build-deb $(BUILD)/deb
 
-.PHONY: demo check objects check-unit check-corpus check-layers check-e2e fuzz fuzz-run \
-        bench soak lint format install uninstall dist wheel deb
+.PHONY: demo check objects check-unit check-corpus check-layers check-e2e check-matrix \
+        fuzz fuzz-run bench soak lint format install uninstall dist wheel deb

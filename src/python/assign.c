@@ -214,16 +214,35 @@ static bool chain_broke(const struct ss_py *py)
   return false;
 }
 
+/* A greenlet runs on top of the C frames of the one that started it, while the thread
+ * state knows its own frames alone: what lies outside the switch is not its stack. */
+static void cut_at_greenlet(struct ss_py_merge *m)
+{
+  static const char extension[] = "_greenlet.";
+  size_t outermost = m->native_count;
+  for (size_t i = 0; i < m->native_count; i++)
+    if (m->assigned[i] != SS_PY_UNASSIGNED)
+      outermost = i;
+  for (size_t i = outermost; i < m->native_count; i++) {
+    const struct ss_module *module = m->native[i].module;
+    if (!module || strncmp(module->name, extension, sizeof extension - 1) != 0)
+      continue;
+    m->native_count = i + 1;
+    return;
+  }
+}
+
 void ss_py_assign_all(struct ss_py_merge *m)
 {
   struct ss_py *py = m->py;
-  if (py->layout.boundary == SS_PY_BOUNDARY_EACH) {
+  const bool each = py->layout.boundary == SS_PY_BOUNDARY_EACH;
+  if (each)
     ss_py_doubt_it(m,
                    ss_py_assign_registers(py, m->native, m->native_count, m->assigned));
-    return;
-  }
-  assign(m, 0);
-  if (m->native_count == 0 || !chain_broke(py))
+  else
+    assign(m, 0);
+  cut_at_greenlet(m);
+  if (each || m->native_count == 0 || !chain_broke(py))
     return;
   recover(m);
   if (ss_py_leaf_is_entering(m))

@@ -6,6 +6,7 @@ are run there and profiled from outside it. README.md lists which case covers wh
 
 import functools
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def check_cases(bundle, expected):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_cases(out, python):
-    stdout, bundle = profile(out, python, ["0.15"], CASES)
+    stdout, bundle = profile(out, python, ["0.1"], CASES)
     expected = json.loads(stdout)
     check_cases(bundle, expected)
     assert verified(bundle) >= 97
@@ -167,3 +168,63 @@ def test_jit(out, python):
     _, bundle = profile(out, python, ["400000"], FLUTTER, {"PYTHON_JIT": "1"}, 1000)
     assert quality(bundle)["complete_pct"] >= 99
     assert verified(bundle) >= 97
+
+
+def test_greenlet_is_cut_at_its_switch(out):
+    """The parent's frames lie on the same C stack, but are not the greenlet's."""
+    made = subprocess.run([str(harness.ROOT / "scripts/pythons"), "--greenlet"], text=True,
+                          stdout=subprocess.PIPE, check=False)
+    if made.returncode != 0:
+        pytest.skip("greenlet: no venv with it (scripts/pythons --make greenlet)")
+    _, bundle = profile(out, made.stdout.strip(), ["0"], CASES.parent / "py_greenlet.py")
+    total = whole = 0
+    for frames, us in stacks(bundle):
+        names = [n for n in map(name_of, frames) if n]
+        if "spin_greenlet" in names:
+            total += us
+            whole += us if names == ["spin_greenlet", "child"] else 0
+            assert "parent" not in names
+    assert total > 0
+    assert whole >= total - max(total / 50, 3 * 1e6 / RATE)
+    assert verified(bundle) >= 90
+
+
+SHARED = [p for p in PYTHONS if list(pathlib.Path(p).parent.parent.glob("lib/libpython3.*.so"))]
+
+
+@pytest.mark.parametrize("python", SHARED)
+def test_embedded(out, python, tmp_path):
+    """Python inside a program that is none itself."""
+    script = tmp_path / "inside.py"
+    script.write_text("import time\n"
+                      "def spin_inside():\n"
+                      "    end = time.thread_time() + 0.3\n"
+                      "    while time.thread_time() < end:\n"
+                      "        pass\n"
+                      "spin_inside()\n")
+    home = pathlib.Path(python).parent.parent
+    library = next(home.glob("lib/libpython3.*.so"))
+    _, bundle = profile(out, harness.target("embedded"), [str(library), "0"], script,
+                        {"PYTHONHOME": str(home)})
+    total = good = 0
+    for frames, us in stacks(bundle):
+        names = [n for n in map(name_of, frames) if n]
+        if "spin_inside" in names:
+            total += us
+            at = next(i for i, f in enumerate(frames) if name_of(f) == "spin_inside")
+            good += us if (names[-2:] == ["spin_inside", "<module>"] and
+                           any(f.startswith("call_into_python") for f in frames[at:])) else 0
+    assert total > 0
+    assert good >= total - max(total / 100, 3 * 1e6 / RATE)
+
+
+def test_other_pid_namespace(out):
+    """Thread ids in the target are not ours."""
+    words = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if harness.run([*words, "true"]).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    done = harness.run([harness.STACKSAMPLE, "run", "-q", "-r", str(RATE), "-o", str(out),
+                        "--stamp", "b", "--format", "folded", "--", *words, PYTHONS[0],
+                        str(CASES), "0.1"], timeout=120)
+    assert done.returncode == 0, done.stderr
+    check_cases(out / "b", json.loads(done.stdout))
