@@ -19,6 +19,7 @@
   UINT64_C(20000000)                         /* a thread without Python, or with         \
                                               * evaluations of another: doubles */
 #define RETRY_LONGEST_NS UINT64_C(640000000) /* up to this */
+#define AGAIN_LONGEST_NS UINT64_C(40000000)  /* or this, where some frames are missing */
 
 /* struct pthread's tid: glibc and musl on x86-64. Which one is found by looking
  * for the main thread's. */
@@ -193,11 +194,11 @@ static struct ss_py_thread *thread_add(struct ss_py *py, pid_t tid)
   return t;
 }
 
-static void wait_longer(const struct ss_py *py, struct ss_py_thread *t)
+static void wait_longer(const struct ss_py *py, struct ss_py_thread *t, uint64_t longest)
 {
   t->wait_ns = t->wait_ns == 0 ? RETRY_FIRST_NS : t->wait_ns * 2;
-  if (t->wait_ns > RETRY_LONGEST_NS)
-    t->wait_ns = RETRY_LONGEST_NS;
+  if (t->wait_ns > longest)
+    t->wait_ns = longest;
   t->retry_ns = py->now_ns + t->wait_ns;
 }
 
@@ -231,7 +232,7 @@ bool ss_py_thread_look_again(struct ss_py *py, struct ss_py_thread *t)
     t->wait_ns = 0;
     return true;
   }
-  wait_longer(py, t);
+  wait_longer(py, t, AGAIN_LONGEST_NS);
   return false;
 }
 
@@ -249,7 +250,7 @@ struct ss_py_thread *ss_py_thread_get(struct ss_py *py, pid_t tid, bool sure)
     t->wait_ns = 0;
     return t;
   }
-  wait_longer(py, t);
+  wait_longer(py, t, RETRY_LONGEST_NS);
   return t;
 }
 

@@ -49,7 +49,7 @@ static bool is_trampoline(const struct ss_py_merge *m, size_t i)
                                           {0x5d, 0xc3, 0, 0, 0}};
   static const size_t lens[] = {5, 2};
   unsigned char at[5];
-  if (i == 0 || m->native[i].module || m->assigned[i - 1] == SS_PY_UNASSIGNED ||
+  if (i == 0 || m->native[i].module || !ss_py_merge_is_eval(m->py, &m->native[i - 1]) ||
       !ss_mem_get(m->py->space->live, m->native[i].ip, at, sizeof at))
     return false;
   for (size_t k = 0; k < sizeof lens / sizeof *lens; k++)

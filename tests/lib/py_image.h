@@ -31,6 +31,7 @@ struct image {
   uint64_t anchor[2];        /* entry_frames, or _PyCFrames */
   struct ss_frame native[IMAGE_NATIVE];
   struct ss_module module;
+  char module_name[16];
   struct ss_py *py;
 };
 
@@ -218,6 +219,7 @@ static inline struct image *image_new(unsigned minor, bool free_threaded)
   im->py = py;
   im->mem.read = image_read;
   im->mem.holds = NULL;
+  im->module.name = im->module_name;
   im->snapshot.mem.read = image_read_stack;
   im->snapshot.image = im;
   im->space.live = &im->mem;

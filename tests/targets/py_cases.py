@@ -202,7 +202,7 @@ def subinterpreter():
             "        pass\n"
             "def inside():\n"
             "    spin_subinterpreter(%f)\n"
-            "inside()\n" % SECONDS)
+            "inside()\n" % (3 * SECONDS))  # it is found a moment after it was made
     for name in ("_interpreters", "_xxsubinterpreters"):
         try:
             interpreters = __import__(name)
