@@ -29,7 +29,8 @@ struct ss_waiting {
   pid_t gil_holder;    /* state gil: who has it; 0 nobody, -1 unknown */
 };
 /* `names`: symbols of its innermost native frames, innermost first; the library's name
- * where there is none, or NULL. `py` may be NULL; `mem` reads its memory as at the look. */
+ * where there is none, or NULL. `py` may be NULL; `mem` reads its memory as at the look.
+ */
 void ss_waiting_of(const struct ss_waiting_seen *seen, pid_t pid, pid_t tid,
                    const char *const *names, size_t n_names, struct ss_py *py,
                    const struct ss_mem *mem, struct ss_waiting *out);

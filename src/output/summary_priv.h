@@ -91,7 +91,7 @@ void ss_doc_heading(struct ss_doc *d, const char *text);
 void ss_doc_para(struct ss_doc *d, const struct ss_buf *text);
 void ss_doc_item(struct ss_doc *d, const struct ss_buf *text);
 void ss_doc_subitem(struct ss_doc *d, const struct ss_buf *text); /* of an item */
-void ss_doc_code(struct ss_doc *d, const cJSON *lines); /* list of strings */
+void ss_doc_code(struct ss_doc *d, const cJSON *lines);           /* list of strings */
 
 struct ss_grid {
   const char *const *headers; /* a leading '>' aligns the column to the right */

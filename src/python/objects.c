@@ -20,8 +20,9 @@ enum {
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
 #define TRUST_LONGEST_NS UINT64_C(500000000)
-#define TRUST_LAG_NS UINT64_C(100000000) /* without a chase: until it is compared again  \
-                                          */
+#define TRUST_LAG_NS                                                                     \
+  UINT64_C(100000000) /* without a chase: until it is compared again                     \
+                       */
 
 /* ---- strings ------------------------------------------------------------- */
 
