@@ -26,16 +26,18 @@
 
 struct ss_perf_config {
   uint32_t rate_hz;
-  uint32_t snapshot;   /* wanted bytes of user stack; 0: none (--no-native) */
-  bool inherit;        /* follow threads and children made later */
-  bool threads_only;   /* of these only threads (Linux 5.13; else both, noted) */
-  bool switches;       /* PERF_RECORD_SWITCH */
-  bool enable_on_exec; /* `run`: counting starts at the exec */
+  uint32_t snapshot;        /* wanted bytes of user stack; 0: none (--no-native) */
+  bool inherit;             /* follow threads and children made later */
+  bool threads_only;        /* of these only threads (Linux 5.13; else both, noted) */
+  bool switches;            /* PERF_RECORD_SWITCH */
+  bool enable_on_exec;      /* `run`: counting starts at the exec */
+  unsigned per_thread_from; /* CPUs; 0: SS_PER_THREAD_CPUS */
   struct ss_notes *notes;
 };
 struct ss_perf_facts {
   bool kernel_samples; /* exclude_kernel = 0 was allowed */
   bool switches;       /* PERF_RECORD_SWITCH comes */
+  bool per_thread;     /* an event and a ring a thread; else a CPU, inherited */
   bool faults;         /* no kernel samples, but page faults with their stacks */
   uint32_t snapshot;   /* bytes in use, maybe smaller than wanted */
   uint64_t period_ns;
@@ -44,13 +46,21 @@ struct ss_perf_facts {
   char reason[160];      /* why less than wanted, or "" */
 };
 struct ss_perf;
-/* Events on `pid` for every CPU of its affinity, one ring per CPU. Degrades in
+/* Events on `pid` for every CPU of its affinity, one ring per CPU. A new thread copies
+ * each inherited event, which many CPUs make slow: from config.per_thread_from on there
+ * is one event a thread, and new threads must be followed. Degrades in
  * this order, with a note each: kernel samples, ring size, snapshot. ACCESS or
  * UNSUPPORTED: another engine must do. */
 enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *config,
                          pid_t pid, struct ss_diag *diag);
 /* One more existing thread (attach). GONE is normal. */
 enum ss_err ss_perf_add(struct ss_perf *perf, pid_t tid, struct ss_diag *diag);
+/* per_thread: an event and a ring for a thread that runs already, on at once. LIMIT:
+ * too many, or no locked memory. Ends with ss_perf_unfollow. */
+struct ss_perf_ring;
+enum ss_err ss_perf_follow(struct ss_perf *perf, pid_t tid, struct ss_perf_ring **ring,
+                           struct ss_diag *diag);
+void ss_perf_unfollow(struct ss_perf *perf, struct ss_perf_ring *ring);
 void ss_perf_enable(struct ss_perf *perf, bool on); /* ioctl on every event */
 const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf);
 /* On-CPU nanoseconds of all threads that ever inherited, from the count. */
@@ -162,6 +172,9 @@ enum ss_err ss_capture_start_tracer(struct ss_capture **capture, pid_t root,
                                     const struct ss_tracer_config *config,
                                     struct ss_diag *diag);
 const struct ss_perf_facts *ss_capture_facts(const struct ss_capture *c);
+/* per_thread: takes a thread in while it runs, by stage 2 only. GONE is normal. */
+enum ss_err ss_capture_follow(struct ss_capture *c, struct ss_perf *perf, pid_t tid,
+                              struct ss_diag *diag);
 /* What to read at samples of `tid` in `pid`; count 0 removes it. Thread-safe. */
 void ss_capture_set_plan(struct ss_capture *c, pid_t pid, pid_t tid,
                          const struct ss_read_plan *plan);

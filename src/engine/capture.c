@@ -177,7 +177,9 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   }
   struct ss_read_plan plan = {.count = 0};
   size_t raw = 0;
-  if (sample && ss_plans_get(cpu->capture->plans, peek.pid, peek.tid, &plan)) {
+  /* A thread that is not held off its CPU runs on: what is read then is not exact. */
+  bool held = cpu->reader.ring->cpu >= 0;
+  if (sample && held && ss_plans_get(cpu->capture->plans, peek.pid, peek.tid, &plan)) {
     ss_read_plan_stack(&plan, peek.sp, peek.stack_len);
     raw = ss_capture_plan_bytes(&plan);
   }
@@ -240,7 +242,7 @@ static void settle_on_cpu(struct ss_cpu *cpu)
   char name[16];
   snprintf(name, sizeof name, "ss-cpu%d", number);
   pthread_setname_np(pthread_self(), name);
-  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
+  cpu_set_t *set = number < 0 ? NULL : CPU_ALLOC(SS_CPUS_MAX);
   if (set) {
     size_t bytes = CPU_ALLOC_SIZE(SS_CPUS_MAX);
     CPU_ZERO_S(bytes, set);
@@ -295,11 +297,13 @@ static void *run(void *arg)
     }
     stopping = atomic_load(&cpu->capture->stopping);
     drain(cpu);
+    stopping = stopping || (hung_up && cpu->reader.ring->cpu < 0);
   }
   if (cpu->dropped > 0) {
     report_dropped(cpu, ss_now_ns());
   }
-  atomic_store(&cpu->own_ns, thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID));
+  atomic_fetch_add(&cpu->own_ns, thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID));
+  atomic_store(&cpu->ended, true);
   return NULL;
 }
 
@@ -317,17 +321,9 @@ static bool open_waiting(struct ss_cpu *cpu)
          epoll_ctl(cpu->epoll, EPOLL_CTL_ADD, kick.data.fd, &kick) == 0;
 }
 
-static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
-                             struct ss_perf_ring *ring, struct ss_diag *diag)
+static enum ss_err start_reader(struct ss_cpu *cpu, struct ss_diag *diag)
 {
-  cpu->capture = c;
-  cpu->reader.ring = ring;
-  cpu->reader.scratch = malloc(SS_PERF_RECORD_MAX);
-  cpu->kick = cpu->epoll = -1;
-  c->cpu_count++; /* from here on ss_capture_free takes care of it */
-  if (!cpu->reader.scratch || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
-    return ss_fail(diag, SS_ERR_NOMEM, "queue of CPU %d", ring->cpu);
-  }
+  struct ss_perf_ring *ring = cpu->reader.ring;
   if (!open_waiting(cpu)) {
     return ss_fail_errno(diag, "waiting for the ring of CPU %d", ring->cpu);
   }
@@ -341,6 +337,64 @@ static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
   return SS_ERR_OK;
 }
 
+static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
+                             struct ss_perf_ring *ring, struct ss_diag *diag)
+{
+  cpu->capture = c;
+  cpu->reader.ring = ring;
+  cpu->reader.scratch = malloc(SS_PERF_RECORD_MAX);
+  cpu->kick = cpu->epoll = -1;
+  c->cpu_count++; /* from here on ss_capture_free takes care of it */
+  if (!cpu->reader.scratch || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
+    return ss_fail(diag, SS_ERR_NOMEM, "queue of CPU %d", ring->cpu);
+  }
+  return start_reader(cpu, diag);
+}
+
+/* A ring whose thread has ended, once all of it has been taken. */
+static void reap(struct ss_perf *perf, struct ss_cpu *cpu)
+{
+  if (!cpu->started || !atomic_load(&cpu->ended) || !ss_queue_is_empty(&cpu->queue)) {
+    return;
+  }
+  pthread_join(cpu->thread, NULL);
+  cpu->started = false;
+  ss_close(&cpu->epoll);
+  ss_close(&cpu->kick);
+  ss_perf_unfollow(perf, cpu->reader.ring);
+}
+
+static enum ss_err follow(struct ss_capture *c, struct ss_perf *perf, pid_t tid,
+                          struct ss_diag *diag)
+{
+  struct ss_perf_ring *rings, *ring = NULL;
+  for (size_t i = 0; i < c->cpu_count; i++) {
+    reap(perf, &c->cpus[i]);
+  }
+  enum ss_err err = ss_perf_follow(perf, tid, &ring, diag);
+  if (err != SS_ERR_OK || !ring) {
+    return err;
+  }
+  (void)ss_perf_rings(perf, &rings);
+  struct ss_cpu *cpu = &c->cpus[ring - rings];
+  if (cpu == &c->cpus[c->cpu_count]) {
+    return start_cpu(c, cpu, ring, diag);
+  }
+  cpu->peeked = 0;
+  atomic_store(&cpu->kicked, false);
+  atomic_store(&cpu->ended, false);
+  return start_reader(cpu, diag);
+}
+
+enum ss_err ss_capture_follow(struct ss_capture *c, struct ss_perf *perf, pid_t tid,
+                              struct ss_diag *diag)
+{
+  pthread_mutex_lock(&c->following);
+  enum ss_err err = atomic_load(&c->stopping) ? SS_ERR_GONE : follow(c, perf, tid, diag);
+  pthread_mutex_unlock(&c->following);
+  return err;
+}
+
 enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
                            struct ss_notes *notes, struct ss_diag *diag)
 {
@@ -350,6 +404,7 @@ enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
     return ss_fail(diag, SS_ERR_NOMEM, "capture");
   }
   c->notes = notes;
+  pthread_mutex_init(&c->following, NULL);
   c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   c->plans = ss_plans_new();
   c->seen = ss_seen_new();
@@ -369,7 +424,8 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
   struct ss_perf_ring *rings;
   size_t count = ss_perf_rings(perf, &rings);
   struct ss_capture *c = NULL;
-  enum ss_err err = ss_capture_new(&c, count, notes, diag);
+  bool per_thread = ss_perf_facts(perf)->per_thread;
+  enum ss_err err = ss_capture_new(&c, per_thread ? SS_RINGS_MAX : count, notes, diag);
   *capture = NULL;
   if (err != SS_ERR_OK || !c) {
     return err;
@@ -401,7 +457,9 @@ void ss_capture_kick(struct ss_cpu *cpu)
 
 void ss_capture_stop(struct ss_capture *c)
 {
+  pthread_mutex_lock(&c->following);
   atomic_store(&c->stopping, true);
+  pthread_mutex_unlock(&c->following);
   ss_tracer_join(c->tracer);
   for (size_t i = 0; i < c->cpu_count; i++) {
     struct ss_cpu *cpu = &c->cpus[i];
@@ -432,6 +490,7 @@ void ss_capture_free(struct ss_capture *c)
   ss_plans_free(c->plans);
   ss_seen_free(c->seen);
   ss_close(&c->wake);
+  pthread_mutex_destroy(&c->following);
   free(c->heap.items);
   free(c->cpus);
   free(c);
@@ -461,8 +520,8 @@ void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out
     out->queue_full += atomic_load(&cpu->queue_full);
     out->fifo = out->fifo && atomic_load(&cpu->fifo);
     /* The clock of a thread that has ended cannot be read any more. */
-    uint64_t final = atomic_load(&cpu->own_ns);
-    out->own_cpu_ns += final > 0 ? final : cpu->has_clock ? thread_cpu_ns(cpu->clock) : 0;
+    bool runs = cpu->has_clock && !atomic_load(&cpu->ended);
+    out->own_cpu_ns += atomic_load(&cpu->own_ns) + (runs ? thread_cpu_ns(cpu->clock) : 0);
   }
   if (c->tracer) {
     ss_tracer_counts(c->tracer, out);

@@ -22,8 +22,9 @@ struct ss_cpu {
   pthread_t thread;
   clockid_t clock;
   bool started, has_clock;
-  int epoll; /* of the ring's descriptor and of */
-  int kick;  /* an eventfd: look at the ring, or stop */
+  _Atomic bool ended; /* the ring's one thread has, and all of it was read */
+  int epoll;          /* of the ring's descriptor and of */
+  int kick;           /* an eventfd: look at the ring, or stop */
   _Atomic bool kicked;
   /* Written by stage 1. */
   uint64_t dropped; /* records, not yet reported by a LOST record */
@@ -49,8 +50,9 @@ struct ss_heap { /* earliest first */
 };
 
 struct ss_capture {
-  struct ss_cpu *cpus;
-  size_t cpu_count;
+  struct ss_cpu *cpus; /* per thread: room for SS_RINGS_MAX */
+  _Atomic size_t cpu_count;
+  pthread_mutex_t following; /* a thread is taken in, or all of it stops */
   struct ss_plans *plans;
   struct ss_seen *seen;
   struct ss_notes *notes;

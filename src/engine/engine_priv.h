@@ -7,6 +7,7 @@
 #define STACKSAMPLE_ENGINE_PRIV_H
 
 #include <linux/perf_event.h>
+#include <pthread.h>
 
 #include "stacksample/engine.h"
 #include "stacksample/hash.h"
@@ -53,8 +54,8 @@ size_t ss_record_make_lost(unsigned char *to, size_t cap, uint64_t count,
 /* ---- rings ---------------------------------------------------------------------- */
 
 struct ss_perf_ring {
-  int cpu;
-  int fd; /* of the event that owns the ring; borrowed from ss_perf.events */
+  int cpu; /* -1: of one thread, wherever it runs */
+  int fd;  /* of the event that owns the ring; borrowed from ss_perf.events */
   struct perf_event_mmap_page *page;
   unsigned char *data; /* size bytes, a power of two */
   uint64_t size;
@@ -99,10 +100,22 @@ struct ss_perf {
   int *events;                /* owned descriptors */
   size_t count, cap;
   struct ss_perf_faults faults;
-  int *cpus; /* of the target's affinity */
+  int *cpus; /* of the target's affinity; per thread: -1 */
   size_t cpu_count;
   bool enabled;
+  pthread_mutex_t lock; /* per thread: events come and go */
+  uint64_t ended_ns;    /* counts of events that are closed */
 };
+/* perf_open.c, for perf_follow.c */
+int ss_perf_open_event(struct perf_event_attr *attr, pid_t tid, int cpu);
+bool ss_perf_keep_event(struct ss_perf *perf, int fd); /* closes it on failure */
+enum ss_err ss_perf_refused(struct ss_diag *diag, pid_t pid);
+uint64_t ss_perf_count_of(int event);
+/* perf_follow.c: one event a thread. Chooses it where there are many CPUs; room for
+ * so many rings is needed. */
+size_t ss_perf_choose_layout(struct ss_perf *perf);
+enum ss_err ss_perf_add_ring(struct ss_perf *perf, pid_t tid, struct ss_perf_ring **ring,
+                             struct ss_diag *diag);
 size_t ss_perf_rings(struct ss_perf *perf, struct ss_perf_ring **rings);
 
 /* Beside the task-clock events of `tid`; `like` has their attributes. False: refused,
@@ -155,6 +168,7 @@ struct ss_queue {
   } chunks[SS_QUEUE_CHUNKS];
 };
 /* An entry is at most size / SS_QUEUE_CHUNKS long. */
+bool ss_queue_is_empty(const struct ss_queue *q); /* all were taken and are done */
 bool ss_queue_init(struct ss_queue *q, uint64_t size);
 void ss_queue_release(struct ss_queue *q);
 uint64_t ss_queue_used(const struct ss_queue *q); /* bytes, in whole chunks */

@@ -121,6 +121,12 @@ static void advance(struct ss_capture *c, struct ss_cpu *cpu, uint64_t now)
   }
 }
 
+/* Its thread has ended and nobody has the place yet. */
+static bool is_unused(const struct ss_cpu *cpu)
+{
+  return cpu->reader.ring && !cpu->reader.ring->page;
+}
+
 static void refill(struct ss_capture *c)
 {
   bool stopped = atomic_load(&c->stopped);
@@ -128,6 +134,9 @@ static void refill(struct ss_capture *c)
   uint64_t least = UINT64_MAX;
   for (size_t i = 0; i < c->cpu_count; i++) {
     struct ss_cpu *cpu = &c->cpus[i];
+    if (is_unused(cpu)) {
+      continue;
+    }
     advance(c, cpu, now);
     if (cpu->bound_ns < least) {
       least = cpu->bound_ns;
@@ -242,7 +251,9 @@ static void peek_ring(const struct ss_capture *c, struct ss_cpu *cpu)
 void ss_capture_peek(struct ss_capture *c)
 {
   for (size_t i = 0; i < c->cpu_count && c->on_switch && !c->tracer; i++) {
-    peek_ring(c, &c->cpus[i]);
+    if (!is_unused(&c->cpus[i])) {
+      peek_ring(c, &c->cpus[i]);
+    }
   }
 }
 

@@ -90,7 +90,7 @@ static bool raise_file_limit(void)
   return setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
-static int open_event(struct perf_event_attr *attr, pid_t tid, int cpu)
+int ss_perf_open_event(struct perf_event_attr *attr, pid_t tid, int cpu)
 {
   int fd = ss_perf_event_open(attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
   if (fd < 0 && errno == EMFILE && raise_file_limit()) {
@@ -99,7 +99,7 @@ static int open_event(struct perf_event_attr *attr, pid_t tid, int cpu)
   return fd;
 }
 
-static bool keep_event(struct ss_perf *perf, int fd)
+bool ss_perf_keep_event(struct ss_perf *perf, int fd)
 {
   if (!ss_grow(&perf->events, &perf->cap, perf->count + 1, sizeof *perf->events)) {
     ss_close(&fd);
@@ -118,7 +118,7 @@ static int paranoid_level(void)
   return got > 0 ? (int)strtol(text, NULL, 10) : -1;
 }
 
-static enum ss_err refused(struct ss_diag *diag, pid_t pid)
+enum ss_err ss_perf_refused(struct ss_diag *diag, pid_t pid)
 {
   int err = errno;
   int level = paranoid_level();
@@ -170,7 +170,8 @@ static void say_given_up(const struct ss_perf *perf)
             "CAP_PERFMON, shows them): kernel time is measured without stacks",
             paranoid_level());
   }
-  if (perf->config.inherit && perf->config.threads_only && !perf->attr.inherit_thread) {
+  if (perf->config.inherit && perf->config.threads_only && !perf->attr.inherit_thread &&
+      !perf->facts.per_thread) {
     ss_note(notes, "this kernel cannot leave child processes out: their samples are "
                    "taken and dropped");
   }
@@ -184,13 +185,13 @@ static void say_given_up(const struct ss_perf *perf)
 static enum ss_err probe(struct ss_perf *perf, pid_t pid, struct ss_diag *diag)
 {
   for (;;) {
-    int fd = open_event(&perf->attr, pid, perf->cpus[0]);
+    int fd = ss_perf_open_event(&perf->attr, pid, perf->cpus[0]);
     if (fd >= 0) {
-      return keep_event(perf, fd) ? SS_ERR_OK
-                                  : ss_fail(diag, SS_ERR_NOMEM, "perf events");
+      return ss_perf_keep_event(perf, fd) ? SS_ERR_OK
+                                          : ss_fail(diag, SS_ERR_NOMEM, "perf events");
     }
     if (!give_up_something(&perf->attr, errno)) {
-      return refused(diag, pid);
+      return ss_perf_refused(diag, pid);
     }
   }
 }
@@ -285,12 +286,13 @@ static enum ss_err open_cpus(struct ss_perf *perf, pid_t pid, struct ss_diag *di
   enum ss_err err = probe(perf, pid, diag);
   size_t used = 1;
   for (size_t i = 1; err == SS_ERR_OK && i < perf->cpu_count; i++) {
-    int fd = open_event(&perf->attr, pid, perf->cpus[i]);
+    int fd = ss_perf_open_event(&perf->attr, pid, perf->cpus[i]);
     if (fd >= 0) {
       perf->cpus[used++] = perf->cpus[i];
-      err = keep_event(perf, fd) ? SS_ERR_OK : ss_fail(diag, SS_ERR_NOMEM, "perf events");
+      err = ss_perf_keep_event(perf, fd) ? SS_ERR_OK
+                                         : ss_fail(diag, SS_ERR_NOMEM, "perf events");
     } else if (errno != ENODEV) {
-      err = refused(diag, pid);
+      err = ss_perf_refused(diag, pid);
     }
   }
   if (err == SS_ERR_OK) {
@@ -358,9 +360,11 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
   p->config = *config;
   p->facts.period_ns = 1000000000u / config->rate_hz;
   init_attr(&p->attr, config, p->facts.period_ns);
+  pthread_mutex_init(&p->lock, NULL);
   enum ss_err err = list_cpus(p, pid, diag);
   if (err == SS_ERR_OK) {
-    p->rings = calloc(p->cpu_count, sizeof *p->rings);
+    size_t rings = ss_perf_choose_layout(p);
+    p->rings = calloc(rings, sizeof *p->rings);
     err = p->rings ? open_rings(p, pid, diag) : ss_fail(diag, SS_ERR_NOMEM, "perf rings");
   }
   if (err != SS_ERR_OK) {
@@ -370,7 +374,7 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
   say_given_up(p);
   p->facts.kernel_samples = !p->attr.exclude_kernel;
   p->facts.switches = p->attr.context_switch;
-  if (!p->facts.kernel_samples) {
+  if (!p->facts.kernel_samples && !p->facts.per_thread) {
     p->facts.faults = ss_perf_faults_open(p, &p->attr, pid);
   }
   p->facts.events = (unsigned)(p->count + p->faults.count);
@@ -382,22 +386,26 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
 static enum ss_err add_on_ring(struct ss_perf *perf, const struct ss_perf_ring *ring,
                                pid_t tid, struct ss_diag *diag)
 {
-  int fd = open_event(&perf->attr, tid, ring->cpu);
+  int fd = ss_perf_open_event(&perf->attr, tid, ring->cpu);
   if (fd < 0) {
-    return errno == ESRCH ? SS_ERR_GONE : refused(diag, tid);
+    return errno == ESRCH ? SS_ERR_GONE : ss_perf_refused(diag, tid);
   }
   if (ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring->fd) != 0) {
     enum ss_err err = ss_fail_errno(diag, "perf ring of CPU %d", ring->cpu);
     ss_close(&fd);
     return err;
   }
-  return keep_event(perf, fd) ? SS_ERR_OK : ss_fail(diag, SS_ERR_NOMEM, "perf events");
+  return ss_perf_keep_event(perf, fd) ? SS_ERR_OK
+                                      : ss_fail(diag, SS_ERR_NOMEM, "perf events");
 }
 
 enum ss_err ss_perf_add(struct ss_perf *perf, pid_t tid, struct ss_diag *diag)
 {
   size_t before = perf->count;
   perf->attr.disabled = !perf->enabled;
+  if (perf->facts.per_thread) {
+    return ss_perf_add_ring(perf, tid, NULL, diag);
+  }
   for (unsigned i = 0; i < perf->facts.cpus; i++) {
     enum ss_err err = add_on_ring(perf, &perf->rings[i], tid, diag);
     if (err != SS_ERR_OK) { /* all CPUs of a thread, or none */
@@ -423,9 +431,11 @@ static void switch_all(const int *events, size_t count, bool on)
 
 void ss_perf_enable(struct ss_perf *perf, bool on)
 {
+  pthread_mutex_lock(&perf->lock);
   switch_all(perf->events, perf->count, on);
   switch_all(perf->faults.events, perf->faults.count, on);
   perf->enabled = on;
+  pthread_mutex_unlock(&perf->lock);
 }
 
 const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf)
@@ -433,14 +443,17 @@ const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf)
   return &perf->facts;
 }
 
+uint64_t ss_perf_count_of(int event)
+{
+  uint64_t count;
+  return read(event, &count, sizeof count) == (ssize_t)sizeof count ? count : 0;
+}
+
 uint64_t ss_perf_count_ns(const struct ss_perf *perf)
 {
-  uint64_t sum = 0;
+  uint64_t sum = perf->ended_ns;
   for (size_t i = 0; i < perf->count; i++) {
-    uint64_t count;
-    if (read(perf->events[i], &count, sizeof count) == (ssize_t)sizeof count) {
-      sum += count;
-    }
+    sum += ss_perf_count_of(perf->events[i]);
   }
   return sum;
 }
@@ -457,6 +470,7 @@ void ss_perf_close(struct ss_perf *perf)
     return;
   }
   close_events(perf);
+  pthread_mutex_destroy(&perf->lock);
   free(perf->events);
   free(perf->rings);
   free(perf->cpus);

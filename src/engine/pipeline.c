@@ -115,7 +115,10 @@ static void dispatch(struct ss_pipeline *p, const struct ss_captured *c)
     break;
   case SS_REC_FORK:
     p->news_ns = ss_now_ns();
-    ss_tracked_fork(p, rec);
+    if (!p->facts.per_thread || !ss_tracked_knows(p, rec->pid, rec->tid))
+      ss_tracked_fork(p, rec); /* else it was found before its record came */
+    if (p->facts.per_thread)
+      ss_following_fork(p, rec);
     break;
   case SS_REC_EXIT:
     ss_tracked_exit(p, rec->pid, rec->tid, rec->time_ns);

@@ -76,6 +76,7 @@ struct ss_thread {
   uint64_t deep_from, deep_end; /* of the stack, what copies miss; 0: nothing so far */
   uint64_t plan_key;            /* what the last plan was made from */
   bool planned;
+  bool followed; /* it has an event of its own: following.c */
   bool ran; /* on a CPU since schedstat was last read */
   bool has_python;
   uint64_t samples;
@@ -200,6 +201,9 @@ void ss_tracked_all_ran(struct ss_pipeline *p);
 struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns);
 void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns);
 void ss_tracked_free(struct ss_pipeline *p);
+
+/* following.c: events for new threads, where these do not inherit them */
+void ss_following_fork(struct ss_pipeline *p, const struct ss_record *rec);
 
 /* phases.c: which test runs */
 void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);

@@ -42,6 +42,13 @@ static struct ss_entry *entry_at(const struct ss_queue *q, uint32_t chunk, uint6
   return (struct ss_entry *)(q->bytes + chunk * q->chunk + at);
 }
 
+bool ss_queue_is_empty(const struct ss_queue *q)
+{
+  const struct ss_queue_chunk *c = &q->chunks[q->read_chunk];
+  return q->chunk == ss_queue_used(q) && c->open == 0 &&
+         c->taken == atomic_load_explicit(&c->filled, memory_order_acquire);
+}
+
 /* ---- the writer ----------------------------------------------------------------- */
 
 static bool next_chunk(struct ss_queue *q)

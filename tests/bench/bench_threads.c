@@ -4,8 +4,10 @@
  *
  *   bench_threads CPUS COMMAND [ARG...]
  *
- * Runs COMMAND under our events as `run` opens them, and under as many more of the
- * same kind as CPUS would need: what each new thread inherits is the same.
+ * Runs COMMAND under our events as `run` opens them on so many CPUs: from
+ * SS_PER_THREAD_CPUS on one a thread, which follow new threads; below that one a CPU,
+ * and as many more of the same kind as are missing, so that what each new thread
+ * inherits is the same.
  */
 #include <inttypes.h>
 #include <linux/perf_event.h>
@@ -71,7 +73,8 @@ static int run(unsigned cpus, char **command)
                                   .snapshot = SS_STACK_SNAPSHOT_DEFAULT,
                                   .inherit = true,
                                   .switches = true,
-                                  .enable_on_exec = true};
+                                  .enable_on_exec = true,
+                                  .per_thread_from = cpus >= SS_PER_THREAD_CPUS ? 1 : 0};
   struct ss_capture *capture = NULL;
   struct ss_captured captured;
   struct ss_perf *perf = NULL;
@@ -82,7 +85,8 @@ static int run(unsigned cpus, char **command)
   if (pid <= 0 || ss_perf_open(&perf, &config, pid, &diag) != SS_ERR_OK ||
       ss_capture_start(&capture, perf, NULL, &diag) != SS_ERR_OK)
     return fail("events", diag.text);
-  for (unsigned i = ss_perf_facts(perf)->events; i < cpus; i++)
+  bool per_thread = ss_perf_facts(perf)->per_thread;
+  for (unsigned i = ss_perf_facts(perf)->events; !per_thread && i < cpus; i++)
     if (!open_duplicate(pid, i % ss_perf_facts(perf)->cpus))
       return fail("events", "not as many as asked for");
   if (write(go, "", 1) != 1)
@@ -91,7 +95,8 @@ static int run(unsigned cpus, char **command)
   while (waitpid(pid, &status, WNOHANG) == 0) {
     ss_capture_wait(capture, 20);
     while (ss_capture_next(capture, &captured))
-      ;
+      if (per_thread && captured.rec.type == SS_REC_FORK)
+        (void)ss_capture_follow(capture, perf, captured.rec.tid, &diag);
   }
   ss_capture_free(capture);
   ss_perf_close(perf);

@@ -23,19 +23,23 @@ static void count_samples(struct ss_capture *capture, pid_t first, pid_t second,
   }
 }
 
-static void existing_threads_are_added(void **state)
+static void add_existing_threads(unsigned per_thread_from)
 {
-  (void)state;
   int lock = lock_perf(), go = -1;
   pid_t second = -1, pid = start_threaded_victim(&go, &second);
   assert_true(pid > 0 && second > 0);
   struct ss_perf *perf;
   struct ss_capture *capture;
   struct ss_diag diag = {0};
-  struct ss_perf_config config = {.rate_hz = 400, .snapshot = 4096, .inherit = true};
+  struct ss_perf_config config = {.rate_hz = 400,
+                                  .snapshot = 4096,
+                                  .inherit = true,
+                                  .per_thread_from = per_thread_from};
   assert_int_equal(ss_perf_open(&perf, &config, pid, &diag), SS_ERR_OK);
   assert_int_equal(ss_perf_add(perf, second, &diag), SS_ERR_OK);
-  assert_int_equal(ss_perf_facts(perf)->events, 2 * ss_perf_facts(perf)->cpus);
+  assert_int_equal(ss_perf_facts(perf)->per_thread, per_thread_from == 1);
+  unsigned layers = per_thread_from == 1 ? 1 : 2; /* events a ring */
+  assert_int_equal(ss_perf_facts(perf)->events, layers * ss_perf_facts(perf)->cpus);
   assert_int_equal(ss_capture_start(&capture, perf, NULL, &diag), SS_ERR_OK);
   ss_perf_enable(perf, true);
   ss_close(&go);
@@ -56,6 +60,18 @@ static void existing_threads_are_added(void **state)
   ss_capture_free(capture);
   ss_perf_close(perf);
   close(lock);
+}
+
+static void existing_threads_are_added(void **state)
+{
+  (void)state;
+  add_existing_threads(0);
+}
+
+static void each_in_its_own_ring(void **state)
+{
+  (void)state;
+  add_existing_threads(1);
 }
 
 /* ---- locked memory -------------------------------------------------------------- */
@@ -180,6 +196,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(existing_threads_are_added),
+      cmocka_unit_test(each_in_its_own_ring),
       cmocka_unit_test(rings_and_snapshots_shrink_where_locked_memory_is_short),
       cmocka_unit_test(a_process_that_is_gone),
       cmocka_unit_test(a_process_of_another_user),

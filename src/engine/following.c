@@ -1,0 +1,60 @@
+/*
+ * New threads and processes where events are not inherited: each gets its own when
+ * its FORK record has come. What it made before that has no record, and is looked for
+ * in /proc.
+ *
+ * One that had ended by then is ended here, too: no EXIT record of it will come.
+ */
+#include <stdlib.h>
+
+#include "stacksample/sys.h"
+
+#include "pipeline_priv.h"
+
+static bool follow(struct ss_pipeline *p, pid_t pid, pid_t tid)
+{
+  struct ss_thread *t = ss_tracked_thread(p, pid, tid, ss_now_ns(), true);
+  struct ss_diag why = {0};
+  enum ss_err err;
+
+  if (t == NULL || t->followed)
+    return false;
+  err = ss_capture_follow(p->config.capture, p->config.perf, tid, &why);
+  t->followed = err == SS_ERR_OK;
+  if (t->followed)
+    return true;
+  if (err == SS_ERR_GONE)
+    ss_tracked_exit(p, pid, tid, ss_now_ns());
+  else
+    ss_note(p->config.notes, "some threads have no samples: %s", why.text);
+  return false;
+}
+
+static void follow_tasks(struct ss_pipeline *p, pid_t pid)
+{
+  pid_t *tids = NULL;
+  size_t count = 0;
+
+  if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
+    return;
+  for (size_t i = 0; i < count; i++)
+    if (!ss_tracked_knows(p, pid, tids[i]))
+      (void)follow(p, pid, tids[i]);
+  free(tids);
+}
+
+void ss_following_fork(struct ss_pipeline *p, const struct ss_record *rec)
+{
+  pid_t *pids = NULL;
+  size_t count = 0;
+
+  if (!follow(p, rec->pid, rec->tid))
+    return;
+  follow_tasks(p, rec->pid);
+  if (p->config.no_children || ss_tree_list(rec->pid, &pids, &count) != SS_ERR_OK)
+    return;
+  for (size_t i = 0; i < count; i++)
+    if (pids[i] != rec->pid)
+      follow_tasks(p, pids[i]);
+  free(pids);
+}
