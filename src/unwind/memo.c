@@ -89,7 +89,7 @@ static inline bool same_state(const struct ss_frame *f, const struct ss_walk *w)
 {
   if (f->sp != w->r[SS_REG_SP])
     return false;
-  uint8_t known = (uint8_t)ss_regs_to_saved(w->known);
+  const uint32_t known = ss_regs_to_saved(w->known);
   uint64_t differs = f->ip ^ w->r[SS_REG_IP];
   for (unsigned i = 0; i < SS_SAVED_COUNT; i++)
     if ((known >> i & 1u) != 0)
