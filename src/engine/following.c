@@ -11,6 +11,20 @@
 
 #include "pipeline_priv.h"
 
+/* What it did before its event was there: it may have a name, and another image. */
+static void catch_up(struct ss_pipeline *p, pid_t pid, pid_t tid)
+{
+  struct ss_record rec = {
+      .type = SS_REC_COMM, .pid = pid, .tid = tid, .time_ns = ss_now_ns()};
+  struct ss_stat st;
+
+  if (!ss_stat_read(&st, pid, tid))
+    return;
+  rec.u.comm.comm = st.comm;
+  rec.u.comm.exec = pid == tid;
+  ss_tracked_comm(p, &rec);
+}
+
 static bool follow(struct ss_pipeline *p, pid_t pid, pid_t tid)
 {
   struct ss_thread *t = ss_tracked_thread(p, pid, tid, ss_now_ns(), true);
@@ -21,8 +35,10 @@ static bool follow(struct ss_pipeline *p, pid_t pid, pid_t tid)
     return false;
   err = ss_capture_follow(p->config.capture, p->config.perf, tid, &why);
   t->followed = err == SS_ERR_OK;
-  if (t->followed)
+  if (t->followed) {
+    catch_up(p, pid, tid);
     return true;
+  }
   if (err == SS_ERR_GONE)
     ss_tracked_exit(p, pid, tid, ss_now_ns());
   else

@@ -118,15 +118,29 @@ static void open_run(struct run *r, struct tmpdir *dir, pid_t pid)
   ss_perf_enable(r->perf, true);
 }
 
+static uint64_t samples_of(struct run *r)
+{
+  struct ss_capture_counts counts = {0};
+  ss_capture_counts(r->capture, &counts);
+  return counts.samples;
+}
+
 static void wait_for_samples(struct run *r, uint64_t wanted)
 {
   uint64_t deadline = ss_now_ns() + (uint64_t)DEADLINE_S * 1000000000;
-  struct ss_capture_counts counts = {0};
-  do {
-    poll(NULL, 0, 50);
-    ss_capture_counts(r->capture, &counts);
-  } while (counts.samples < wanted && ss_now_ns() < deadline);
-  assert_true(counts.samples >= wanted);
+  uint64_t all = samples_of(r) + wanted;
+  while (samples_of(r) < all && ss_now_ns() < deadline)
+    poll(NULL, 0, 20);
+  assert_true(samples_of(r) >= all);
+}
+
+/* Whoever was born until now is followed then. */
+static void wait_for_stage_2(struct run *r)
+{
+  uint64_t now = ss_now_ns(), deadline = now + (uint64_t)DEADLINE_S * 1000000000;
+  while (ss_capture_horizon_ns(r->capture) < now && ss_now_ns() < deadline)
+    poll(NULL, 0, 20);
+  assert_true(ss_capture_horizon_ns(r->capture) >= now);
 }
 
 static void new_tasks_are_followed(void **state)
@@ -140,6 +154,8 @@ static void new_tasks_are_followed(void **state)
   assert_true(pid > 0);
   open_run(&r, dir, pid);
   ss_close(&go);
+  wait_for_samples(&r, 200); /* by then all have been made */
+  wait_for_stage_2(&r);
   wait_for_samples(&r, 1000);
   unsigned rings = ss_perf_facts(r.perf)->cpus;
   kill(-pid, SIGKILL);
