@@ -103,7 +103,7 @@ struct ss_record { /* pointers are into the decoded bytes */
       size_t stack_len;
       uint32_t more;   /* further periods that it stands for (ptrace) */
       uint64_t ago_ns; /* its time ended so long before (ptrace) */
-      uint32_t call;   /* kernel, without kernel_ips: its system call + 1; or below */
+      uint32_t call;   /* the system call that it is in + 1, or below (ptrace) */
     } sample;
     struct {
       struct ss_map map; /* path not set: below */

@@ -556,7 +556,9 @@ static enum ss_state state_of(struct ss_pipeline *p, const struct ss_record *rec
 {
   if (rec->u.sample.kernel)
     return SS_STATE_KERNEL;
-  return u->native > 0 && ss_spinning(p, &u->frames[0]) ? SS_STATE_SPIN : SS_STATE_USER;
+  return u->native > 0 && rec->u.sample.call == 0 && ss_spinning(p, &u->frames[0])
+             ? SS_STATE_SPIN
+             : SS_STATE_USER;
 }
 
 void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *captured)

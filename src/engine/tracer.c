@@ -87,12 +87,11 @@ static void tell_sample(struct ss_tracer *t, struct ss_runner *r,
   uint64_t due = periods_due(t, r), kernel = kernel_periods(t, r, due, call >= 0);
   uint64_t kernel_ns = kernel * t->facts.period_ns;
   own->rec.u.sample.ago_ns = kernel_ns;
+  own->rec.u.sample.call = call >= 0 ? (uint32_t)call + 1 : 0;
   put_sample(t, own, due - kernel);
   own->rec.u.sample.ago_ns = 0;
   own->rec.u.sample.kernel = true;
-  if (call >= 0) {
-    own->rec.u.sample.call = (uint32_t)call + 1;
-  } else if (faults_explain(r, kernel_ns)) {
+  if (call < 0 && faults_explain(r, kernel_ns)) {
     own->rec.u.sample.call = SS_CALL_FAULT;
   }
   put_sample(t, own, kernel);
