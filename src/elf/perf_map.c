@@ -356,7 +356,7 @@ enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
   enum ss_err err = load_jitdump(map, pid, maps, &why);
   if (err == SS_ERR_GONE)
     err = load_text(map, pid, &why);
-  if (err == SS_ERR_OK)
+  if (err == SS_ERR_OK && *map)
     drop_outside_code(*map, maps);
   else if (diag != NULL)
     *diag = why;
