@@ -165,7 +165,7 @@ check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
 # Python frames on every interpreter that scripts/pythons finds.
 check-matrix: all targets $(BUILD)/unit/test_py_live
 	$(Q)SS_TEST_PYTHONS=$$(scripts/pythons --joined) $(BUILD)/unit/test_py_live
-	$(Q)$(SUBMAKE) check-e2e E2E="tests/e2e/test_python_matrix.py tests/e2e/test_python_frames.py"
+	$(Q)$(SUBMAKE) check-e2e E2E="tests/matrix tests/e2e/test_python_frames.py"
 
 fuzz:
 	$(Q)$(SUBMAKE) $(JOBS) SANITIZE=address,undefined BUILD=$(BUILD)-san fuzz-run
