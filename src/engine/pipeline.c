@@ -259,7 +259,6 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
                               struct ss_diag *diag)
 {
   struct ss_pipeline *p = calloc(1, sizeof(*p));
-  size_t path_frames = SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256;
 
   *out = NULL;
   if (p == NULL)
@@ -277,8 +276,8 @@ enum ss_err ss_pipeline_start(struct ss_pipeline **out,
     p->hidden = ss_hidden_new(config->store, p->facts.period_ns, ss_fault_cost_update);
   p->native = calloc(SS_FRAMES_MAX, sizeof(*p->native));
   p->merged = calloc(SS_FRAMES_MAX + SS_PY_FRAMES_MAX, sizeof(*p->merged));
-  p->path = calloc(path_frames, sizeof(*p->path));
-  p->path_lines = calloc(path_frames, sizeof(*p->path_lines));
+  p->path = calloc(SS_PATH_FRAMES_MAX, sizeof(*p->path));
+  p->path_lines = calloc(SS_PATH_FRAMES_MAX, sizeof(*p->path_lines));
   if (!p->paths || !p->modules || !p->unwinder || !p->ledger || !p->native ||
       !p->merged || !p->path || !p->path_lines || !ss_looking_start(p)) {
     ss_pipeline_free(p);

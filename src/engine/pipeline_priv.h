@@ -18,6 +18,8 @@
 
 /* Outermost frames kept of a thread, to tell its role when names are known. */
 #define SS_OUTER_FRAMES 8
+/* Frames of one sample: native, Python, the kernel's chain and the marks. */
+#define SS_PATH_FRAMES_MAX (SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256)
 
 struct ss_thread;
 
@@ -77,7 +79,7 @@ struct ss_thread {
   uint64_t plan_key;            /* what the last plan was made from */
   bool planned;
   bool followed; /* it has an event of its own: following.c */
-  bool ran; /* on a CPU since schedstat was last read */
+  bool ran;      /* on a CPU since schedstat was last read */
   bool has_python;
   uint64_t samples;
   struct ss_outer outer[SS_OUTER_FRAMES]; /* outermost first */

@@ -9,190 +9,10 @@
 #include <string.h>
 
 #include "stacksample/buf.h"
-#include "stacksample/cursor.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
-#include "pipeline_priv.h"
-
-/* Values at and above this are markers in a perf callchain, not addresses
- * (PERF_CONTEXT_MAX, include/uapi/linux/perf_event.h). */
-#define CALLCHAIN_MARKER ((uint64_t)-4095)
-#define PATH_MAX_FRAMES (SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256)
-
-struct path {
-  struct ss_pipeline *p;
-  size_t n;
-};
-
-static void push(struct path *path, uint32_t frame, int line)
-{
-  if (frame == SS_ID_NONE || path->n >= PATH_MAX_FRAMES)
-    return;
-  path->p->path[path->n] = frame;
-  path->p->path_lines[path->n] = line;
-  path->n++;
-}
-
-static uint32_t named_frame(struct ss_pipeline *p, enum ss_frame_kind kind,
-                            const char *name)
-{
-  struct ss_frame_row row = {.kind = kind,
-                             .name = ss_store_string(p->config.store, name, strlen(name)),
-                             .file = SS_ID_NONE,
-                             .module = SS_ID_NONE};
-
-  return ss_store_frame(p->config.store, &row);
-}
-
-/* ---- kernel --------------------------------------------------------------------- */
-
-struct kernel_place {
-  uint32_t frame;
-  uint32_t entry; /* the frame that says what for; SS_ID_NONE */
-};
-
-static struct kernel_place kernel_place(struct ss_pipeline *p, uint64_t ip)
-{
-  struct kernel_place place = {SS_ID_NONE, SS_ID_NONE};
-  struct ss_symbol symbol;
-  char what[64];
-  uint64_t *known;
-
-  if (!p->kallsyms_read) {
-    p->kallsyms_read = true;
-    p->kallsyms = ss_kallsyms_load();
-  }
-  if (p->kallsyms == NULL || !ss_kallsyms_find(p->kallsyms, ip, &symbol)) {
-    place.frame = named_frame(p, SS_FRAME_KERNEL, "[kernel]");
-    return place;
-  }
-  known = ss_idmap_get(&p->kernel_frames, symbol.start);
-  if (known)
-    return (struct kernel_place){(uint32_t)*known, (uint32_t)(*known >> 32)};
-  place.frame = named_frame(p, SS_FRAME_KERNEL, symbol.name);
-  if (ss_kernel_class(symbol.name, what, sizeof(what)))
-    place.entry = named_frame(p, SS_FRAME_SYNTHETIC, what);
-  (void)ss_idmap_put(&p->kernel_frames, symbol.start,
-                     (uint64_t)place.entry << 32 | place.frame);
-  return place;
-}
-
-/* Where no kernel stack can be seen: what the thread was in the kernel for. */
-static uint32_t kernel_call(struct ss_pipeline *p, uint32_t call)
-{
-  const char *name =
-      call == SS_CALL_FAULT ? "page fault" : ss_arch_syscall((long)call - 1).name;
-  char text[64];
-
-  snprintf(text, sizeof(text), "[kernel: %s]", name && call ? name : "unknown");
-  return named_frame(p, SS_FRAME_SYNTHETIC, text);
-}
-
-/* Kernel functions, and outside them what the kernel was entered for: the same frame
- * that stands alone where kernel functions are hidden. */
-static void push_kernel(struct path *path, const struct ss_record *rec)
-{
-  struct ss_cursor c =
-      ss_cursor_init(rec->u.sample.kernel_ips, rec->u.sample.n_kernel * sizeof(uint64_t));
-  size_t before = path->n;
-  uint32_t entry = SS_ID_NONE;
-
-  if (path->p->config.perf == NULL) {
-    push(path, kernel_call(path->p, rec->u.sample.call), 0);
-    return;
-  }
-  while (c.left >= sizeof(uint64_t)) {
-    uint64_t ip = ss_read_u64(&c);
-    if (ip >= CALLCHAIN_MARKER)
-      continue;
-    struct kernel_place place = kernel_place(path->p, ip);
-    push(path, place.frame, 0);
-    if (place.entry != SS_ID_NONE)
-      entry = place.entry;
-  }
-  if (path->n == before)
-    push(path, kernel_place(path->p, rec->u.sample.ip).frame, 0);
-  if (entry == SS_ID_NONE) {
-    bool call = rec->u.sample.has_regs && ss_arch_in_syscall(&rec->u.sample.regs);
-    entry = named_frame(path->p, SS_FRAME_SYNTHETIC,
-                        call ? "[kernel: system call]" : "[kernel: unknown]");
-  }
-  push(path, entry, 0);
-}
-
-/* ---- native ----------------------------------------------------------------------- */
-
-static uint32_t module_row(struct ss_pipeline *p, const struct ss_module *module)
-{
-  uint64_t *known = ss_idmap_get(&p->module_rows, module->id);
-  struct ss_module_row row = {0};
-  uint32_t id;
-
-  if (known)
-    return (uint32_t)*known;
-  row.path = ss_store_string(p->config.store, module->path, strlen(module->path));
-  memcpy(row.build_id, module->build_id, sizeof(row.build_id));
-  row.build_id_len = (uint32_t)module->build_id_len;
-  id = ss_store_module(p->config.store, &row);
-  (void)ss_idmap_put(&p->module_rows, module->id, id);
-  return id;
-}
-
-/* Code that no file backs: named by the target's own perf map or jitdump, if it has
- * one, which then tells the unwinder, too. */
-static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc,
-                                uint64_t ip)
-{
-  struct ss_symbol symbol;
-  struct ss_diag why = {0};
-
-  if (!proc->perf_map_tried) {
-    proc->perf_map_tried = true;
-    if (ss_perf_map_load(&proc->perf_map, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
-        why.err != SS_ERR_GONE)
-      ss_note(p->config.notes, "JIT names of process %d ignored: %s", (int)proc->pid,
-              why.text);
-    proc->space.jit = proc->perf_map;
-  }
-  if (proc->perf_map && ss_perf_map_find(proc->perf_map, ip, &symbol))
-    return named_frame(p, SS_FRAME_NATIVE, symbol.name);
-  return named_frame(p, SS_FRAME_NATIVE, "[anonymous code]");
-}
-
-static uint32_t native_frame(struct ss_pipeline *p, struct ss_process *proc,
-                             const struct ss_frame *f)
-{
-  struct ss_frame_row row = {.kind = SS_FRAME_NATIVE,
-                             .name = SS_ID_NONE,
-                             .file = SS_ID_NONE,
-                             .module = SS_ID_NONE};
-
-  if (f->module == NULL)
-    return anonymous_frame(p, proc, f->ip);
-  row.module = module_row(p, f->module);
-  row.exact = f->function == 0;
-  row.offset = row.exact ? f->vaddr : f->function;
-  return ss_store_frame(p->config.store, &row);
-}
-
-static uint32_t python_frame(struct ss_pipeline *p, struct ss_process *proc,
-                             const struct ss_py_code *code)
-{
-  uint64_t *known = ss_idmap_get(&proc->py_frames, (uint64_t)(uintptr_t)code);
-  struct ss_frame_row row = {.kind = SS_FRAME_PYTHON, .module = SS_ID_NONE};
-  uint32_t frame;
-
-  if (known)
-    return (uint32_t)*known;
-  row.name = ss_store_string(p->config.store, code->function, strlen(code->function));
-  row.file = ss_store_string(p->config.store, code->file, strlen(code->file));
-  row.first_line = code->first_line;
-  p->news_ns = ss_now_ns();
-  frame = ss_store_frame(p->config.store, &row);
-  (void)ss_idmap_put(&proc->py_frames, (uint64_t)(uintptr_t)code, frame);
-  return frame;
-}
+#include "path_priv.h"
 
 /* ---- one user stack -------------------------------------------------------------------
  */
@@ -351,13 +171,13 @@ static uint32_t native_frame_of(struct ss_pipeline *p, struct ss_process *proc,
   const struct ss_frame *f = &u->frames[i];
 
   if (u->tags == NULL || f->module == NULL)
-    return native_frame(p, proc, f);
+    return ss_path_native(p, proc, f);
   if (u->tags[i] == 0)
-    u->tags[i] = native_frame(p, proc, f) + 1;
+    u->tags[i] = ss_path_native(p, proc, f) + 1;
   return u->tags[i] - 1;
 }
 
-static void push_user(struct path *path, struct ss_process *proc,
+static void push_user(struct ss_path *path, struct ss_process *proc,
                       const struct user_stack *u)
 {
   struct ss_pipeline *p = path->p;
@@ -365,14 +185,14 @@ static void push_user(struct path *path, struct ss_process *proc,
   for (size_t i = 0; i < u->merged; i++) {
     const struct ss_merged *m = &p->merged[i];
     if (m->kind == SS_MERGED_PYTHON)
-      push(path, python_frame(p, proc, m->code), m->line);
+      ss_path_push(path, ss_path_python(p, proc, m->code), m->line);
     else if (!p->config.no_native && m->native < u->native)
-      push(path, native_frame_of(p, proc, u, m->native), 0);
+      ss_path_push(path, native_frame_of(p, proc, u, m->native), 0);
   }
   if (u->end != SS_END_COMPLETE) {
     char text[64];
     snprintf(text, sizeof(text), "[incomplete: %s]", ss_end_word(u->end));
-    push(path, named_frame(p, SS_FRAME_SYNTHETIC, text), 0);
+    ss_path_push(path, ss_path_named(p, SS_FRAME_SYNTHETIC, text), 0);
   }
 }
 
@@ -442,7 +262,7 @@ static void keep_outer(struct ss_thread *t, const struct user_stack *u)
 }
 
 /* The trie's node: the outer part is most often that of the thread's last sample. */
-static uint32_t store_path(const struct path *path, struct ss_path_memo *last)
+static uint32_t store_path(const struct ss_path *path, struct ss_path_memo *last)
 {
   struct ss_pipeline *p = path->p;
   struct ss_path_memo none = {0};
@@ -516,7 +336,7 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
 {
   struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
   struct ss_span spans[SS_PLAN_REGIONS_MAX];
-  struct path path = {.p = p};
+  struct ss_path path = {.p = p};
   struct ss_mem_spans mem;
   struct ss_snapshot snapshot = {0};
   struct ss_waiting waiting;
@@ -534,7 +354,7 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
   t->process->space.only_ip_sp = false;
   ss_looking_reason(p, t, seen, user.frames, user.native, &mem.mem, &waiting);
   ss_looking_say(p, t, &waiting, reason, sizeof(reason));
-  push(&path, named_frame(p, SS_FRAME_SYNTHETIC, reason), 0);
+  ss_path_push(&path, ss_path_named(p, SS_FRAME_SYNTHETIC, reason), 0);
   push_user(&path, t->process, &user);
   keep_outer(t, &user);
   ss_snapshot_release(&snapshot);
@@ -548,7 +368,7 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
 uint32_t ss_stacking_mark(struct ss_pipeline *p, const char *text)
 {
   return ss_store_stack(p->config.store, SS_ID_NONE,
-                        named_frame(p, SS_FRAME_SYNTHETIC, text), 0);
+                        ss_path_named(p, SS_FRAME_SYNTHETIC, text), 0);
 }
 
 static enum ss_state state_of(struct ss_pipeline *p, const struct ss_record *rec,
@@ -567,7 +387,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   struct ss_thread *t = ss_tracked_thread(p, rec->pid, rec->tid, rec->time_ns, true);
   struct ss_span spans[SS_PLAN_REGIONS_MAX + SS_CHASE_REGIONS];
   struct user_stack user = {.end = SS_END_NO_REGS, .method = SS_METHOD_NONE};
-  struct path path = {.p = p};
+  struct ss_path path = {.p = p};
   struct ss_mem_spans mem, at_sample;
   struct ss_sample_row row;
   size_t n_spans;
@@ -594,7 +414,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   ss_phases_look(p, t->process, &mem.mem, rec->time_ns);
   refresh_plan(p, t); /* before names: the kernel's take 100 ms when first needed */
   if (rec->u.sample.kernel)
-    push_kernel(&path, rec);
+    ss_path_push_kernel(&path, rec);
   if (rec->u.sample.has_regs)
     push_user(&path, t->process, &user);
   keep_outer(t, &user);
