@@ -210,6 +210,11 @@ static void note_depth(struct ss_thread *t, const struct ss_record *rec,
   enum { SAVED = 256, ABOVE = 64 };
   uint64_t copied = rec->u.sample.regs.r[SS_REG_SP] + rec->u.sample.stack_len;
 
+  /* A frame larger than the copy (OpenBLAS has its buffers there): whatever lies
+   * behind the copy is needed, and too soon overwritten to be read later. */
+  if (u->end == SS_END_TRUNCATED && copied < t->deep_from &&
+      t->deep_end - copied <= SS_PLAN_DEEP_MAX)
+    t->deep_from = copied;
   if (u->end != SS_END_COMPLETE || u->native == 0)
     return;
   uint64_t end = u->frames[u->native - 1].sp + ABOVE, from = end;
