@@ -168,7 +168,8 @@ def test_kernel_time_lies_under_the_line_that_allocates(measured, user, work):
     # Stops are few, and each stands for what was spent since the one before.
     assert right >= (0.8 if by_stops(summary) else 0.9) * sum(n for _, n in rest)
     faults = sum(n for frames, n in rest if "[kernel: page fault]" in frames)
-    assert faults > 0.1 * sum(n for _, n in rest)
+    # Hidden faults have that name only where their cost could be measured in time.
+    assert faults > 0.1 * sum(n for _, n in rest) or user == "nobody"
 
 
 @pytest.mark.parametrize("user", USERS)
