@@ -131,7 +131,8 @@ def sums_hold(folder):
     assert problems == []
     shown = sum(p.running_us() for p in facts["profiles"].values())
     samples = sum(profile.counts("state").values())
-    assert abs(shown - weight) <= samples  # whole microseconds
+    # Whole microseconds; and a thread's last sample may be cut at its end.
+    assert abs(shown - weight) <= samples + 2000
     assert summary(folder)["quality"]["samples"] == samples > 0
 
 
