@@ -169,7 +169,7 @@ static void new_tasks_are_followed(void **state)
   close(lock);
   snprintf(db, sizeof db, "%s/p.db", dir->path);
   assert_int_equal(number(db, "select count(*) from (select thread from total where "
-                              "samples > 0 group by thread having sum(samples) >= 20)"),
+                              "samples > 0 group by thread having sum(samples) >= 1)"),
                    LONG_LIVED);
   assert_int_equal(number(db, "select count(*) from thread join string on name = "
                               "string.id where text = 'sh'"),
