@@ -9,8 +9,8 @@
 #define SS_RATE_DEFAULT_HZ 100
 #define SS_RATE_MAX_HZ 10000 /* 100 us: below it the timer eats the target */
 #define SS_CPUS_MAX 1024
-#define SS_PER_THREAD_CPUS 64 /* from there on an event a thread, not a CPU */
-#define SS_RINGS_MAX 1024     /* of threads that live at once, then */
+#define SS_PER_THREAD_CPUS 64           /* from there on an event a thread, not a CPU */
+#define SS_RINGS_MAX 1024               /* of threads that live at once, then */
 #define SS_STACK_SNAPSHOT_DEFAULT 16384 /* torch under pytest: max 13.7 KB */
 #define SS_STACK_SNAPSHOT_SMALL 8192
 #define SS_STACK_SNAPSHOT_MIN 4096
