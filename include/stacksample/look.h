@@ -23,7 +23,7 @@ struct ss_look_frame {
   char *file;      /* PYTHON: co_filename */
   int line;        /* PYTHON: current line, 0 unknown */
   int first_line;  /* PYTHON */
-  char *library;   /* native: basename, NULL for code without a file */
+  char *module;    /* native: basename, NULL for code without a file */
   uint64_t offset; /* native: the function's start in the file, or the place */
 };
 

@@ -138,7 +138,7 @@ static void native_frame(struct ss_looker *l, const struct ss_frame *f,
     return;
   }
   module = ss_modules_at(l->modules, f->module->id);
-  out->library = strdup(module->name);
+  out->module = strdup(module->name);
   out->offset = f->function ? f->function : f->vaddr;
   if (!ss_module_symbol(module, f->vaddr, &symbol))
     return;
@@ -247,9 +247,9 @@ static void thread_role(struct ss_look_thread *t, const char *comm)
 
   for (size_t i = t->n_frames; i-- > 0 && n < 8;)
     if (!t->frames[i].python)
-      names[n++] = t->frames[i].name      ? t->frames[i].name
-                   : t->frames[i].library ? t->frames[i].library
-                                          : "";
+      names[n++] = t->frames[i].name     ? t->frames[i].name
+                   : t->frames[i].module ? t->frames[i].module
+                                         : "";
   t->role = ss_role_of(names, n, comm, t->tid == t->pid, t->has_python);
 }
 
@@ -402,7 +402,7 @@ void ss_look_free(struct ss_look *look)
     for (size_t j = 0; j < t->n_frames; j++) {
       free(t->frames[j].name);
       free(t->frames[j].file);
-      free(t->frames[j].library);
+      free(t->frames[j].module);
     }
     free(t->frames);
     free(t->object);

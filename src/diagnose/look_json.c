@@ -44,7 +44,7 @@ static cJSON *frame_json(const struct ss_look_frame *f)
       cJSON_AddNumberToObject(o, "first_line", f->first_line);
     return o;
   }
-  add_string(o, "library", f->library);
+  add_string(o, "library", f->module);
   snprintf(offset, sizeof(offset), "0x%" PRIx64, f->offset);
   add_string(o, "offset", offset);
   return o;

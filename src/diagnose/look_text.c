@@ -62,10 +62,10 @@ static void add_native(struct ss_buf *out, const struct ss_look_frame *f)
   if (f->name) {
     add_text(out, f->name);
     ss_buf_adds(out, " (");
-    add_text(out, f->library);
+    add_text(out, f->module);
     ss_buf_addc(out, ')');
-  } else if (f->library) {
-    add_text(out, f->library);
+  } else if (f->module) {
+    add_text(out, f->module);
     ss_buf_addf(out, "+0x%" PRIx64, f->offset);
   } else {
     ss_buf_addf(out, "0x%" PRIx64 " (no file)", f->offset);
@@ -135,7 +135,7 @@ static bool same_frame(const struct ss_look_frame *a, const struct ss_look_frame
   if (a->python != b->python || a->line != b->line || a->offset != b->offset)
     return false;
   return strcmp(a->name ? a->name : "", b->name ? b->name : "") == 0 &&
-         strcmp(a->library ? a->library : "", b->library ? b->library : "") == 0 &&
+         strcmp(a->module ? a->module : "", b->module ? b->module : "") == 0 &&
          strcmp(a->file ? a->file : "", b->file ? b->file : "") == 0;
 }
 

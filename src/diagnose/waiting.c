@@ -15,7 +15,7 @@ static size_t innermost_names(const struct ss_look_thread *t, const char **names
 
   for (size_t i = 0; i < t->n_frames && n < SS_WAITING_NAMES; i++)
     if (!t->frames[i].python)
-      names[n++] = t->frames[i].name ? t->frames[i].name : t->frames[i].library;
+      names[n++] = t->frames[i].name ? t->frames[i].name : t->frames[i].module;
   return n;
 }
 

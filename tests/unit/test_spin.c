@@ -60,7 +60,7 @@ static void test_names(void **state)
 {
   (void)state;
   static const struct {
-    const char *library, *symbol;
+    const char *module, *symbol;
     bool spins;
   } rows[] = {
       {"libgomp.so.1", "gomp_team_barrier_wait_end", true},
@@ -76,7 +76,7 @@ static void test_names(void **state)
       {"libmine.so", "gomp_barrier_wait_end", false},
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-    assert_int_equal(ss_spin_function(rows[i].library, rows[i].symbol), rows[i].spins);
+    assert_int_equal(ss_spin_function(rows[i].module, rows[i].symbol), rows[i].spins);
   assert_true(ss_spin_library("libopenblas.so.0"));
   assert_false(ss_spin_library("libtorch_cpu.so"));
 }
