@@ -195,6 +195,12 @@ void ss_capture_watch(struct ss_capture *c, ss_capture_switch *on_switch, void *
  * processes. And how many were, since it was so: two for each switch. */
 bool ss_capture_hush(struct ss_capture *c, pid_t pid, bool hush);
 uint64_t ss_capture_hushed(struct ss_capture *c, pid_t pid);
+/* Adds up what a thread of such a process runs from from_ns on, by its switches; anew
+ * where it was added up already; 0: no more. And the sums up to its EXIT: ns, and how
+ * often it left its CPU. Beyond 1024 threads none are kept, and both are 0. */
+void ss_capture_tally(struct ss_capture *c, pid_t tid, uint64_t from_ns);
+void ss_capture_tallied(struct ss_capture *c, pid_t tid, uint64_t *cpu_ns,
+                        uint64_t *outs);
 /* Switches that are still in the rings. */
 void ss_capture_peek(struct ss_capture *c);
 /* Every record up to this time has been handed out. */

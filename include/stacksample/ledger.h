@@ -56,6 +56,9 @@ void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t 
                          uint64_t runqueue_ns);
 /* Time on a CPU so far, as the thread's timer counts it. */
 uint64_t ss_ledger_clock_ns(const struct ss_ledger_thread *t);
+/* What leaving a CPU `outs` times costs beyond the time between switches, as measured so
+ * far: where a reading had more CPU time than the switches before it. */
+uint64_t ss_ledger_switch_cost_ns(const struct ss_ledger *l, uint64_t outs);
 /* Settles what a thread that only waits has since long: all records before `time_ns`
  * have been told. Seldom called: a thread costs a row each time. */
 void ss_ledger_settle_idle(struct ss_ledger *l, uint64_t time_ns);

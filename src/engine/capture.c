@@ -141,22 +141,6 @@ static void read_plan(struct ss_entry *entry, const struct ss_read_plan *plan, s
   entry->raw_len = (uint32_t)ss_read_plan_run(plan, pid, ss_entry_raw(entry), raw);
 }
 
-static bool is_hushed(struct ss_capture *c, const struct ss_record_peek *peek)
-{
-  if (peek->type != PERF_RECORD_SWITCH ||
-      atomic_load_explicit(&c->hushed_count, memory_order_relaxed) == 0) {
-    return false;
-  }
-  for (size_t i = 0; i < SS_HUSHED_MAX; i++) {
-    struct ss_hushed *h = &c->hushed[i];
-    if (atomic_load_explicit(&h->pid, memory_order_relaxed) == peek->pid) {
-      atomic_fetch_add_explicit(&h->count, 1, memory_order_relaxed);
-      return true;
-    }
-  }
-  return false;
-}
-
 static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
 {
   struct ss_record_peek peek;
@@ -164,7 +148,7 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
     add(&cpu->undecodable, 1);
     return;
   }
-  if (is_hushed(cpu->capture, &peek)) {
+  if (ss_hushed_take(cpu, &peek)) {
     return;
   }
   bool sample = peek.type == PERF_RECORD_SAMPLE;

@@ -12,9 +12,10 @@
 
 struct ss_tracer;
 
-/* Where records come from: a CPU's ring, or the tracer (no ring, CPU -1). */
 #define SS_HUSHED_MAX 16 /* processes that switch too often at once */
+#define SS_TALLIES 1024  /* of their threads; a power of two */
 
+/* Where records come from: a CPU's ring, or the tracer (no ring, CPU -1). */
 struct ss_cpu {
   struct ss_queue queue; /* first: has its own cache lines */
   struct ss_capture *capture;
@@ -28,6 +29,8 @@ struct ss_cpu {
   _Atomic bool kicked;
   /* Written by stage 1. */
   uint64_t dropped; /* records, not yet reported by a LOST record */
+  pid_t hushed_tid; /* on the CPU, its switch record was hushed; 0: none */
+  uint64_t hushed_in_ns;
   _Atomic bool fifo;
   _Atomic uint64_t consumed;   /* ring position: all before it is in the queue */
   _Atomic uint64_t drained_ns; /* start of the last whole pass over the ring */
@@ -60,12 +63,17 @@ struct ss_capture {
   struct ss_tracer *tracer;          /* NULL: rings */
   int wake;                          /* eventfd: a queue fills up, or the end */
   _Atomic bool signalled, stopping, stopped;
-  /* Written by stage 2, but for the counts. */
+  /* hushed.c; written by stage 2, but for the counts and sums. */
   struct ss_hushed {
     _Atomic pid_t pid; /* 0: free */
     _Atomic uint64_t count;
   } hushed[SS_HUSHED_MAX];
   _Atomic unsigned hushed_count;
+  struct ss_tally {
+    _Atomic pid_t tid;        /* 0: never used; -1: free again */
+    _Atomic uint64_t from_ns; /* since then: */
+    _Atomic uint64_t cpu_ns, outs;
+  } tallies[SS_TALLIES];
   /* Stage 2 only. */
   ss_capture_switch *on_switch;
   void *on_switch_arg;
@@ -87,6 +95,9 @@ void ss_capture_wake_stage_2(struct ss_capture *c);
 struct ss_entry *ss_capture_reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
                                     size_t raw, uint64_t time_ns);
 size_t ss_capture_plan_bytes(const struct ss_read_plan *plan);
+
+/* hushed.c: true, and counted: a switch that is not handed on. */
+bool ss_hushed_take(struct ss_cpu *cpu, const struct ss_record_peek *peek);
 
 /* own_record.c: a record as a struct, with `tail` (the stack, or the name) behind. */
 struct ss_own_record {

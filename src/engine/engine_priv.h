@@ -40,6 +40,7 @@ struct ss_record_peek {
   uint64_t sp;        /* where they lay; 0: no user registers */
   size_t compact_len; /* of a copy without the unfilled part of the stack */
   uint64_t lost;      /* LOST only */
+  bool out;           /* SWITCH only: off its CPU */
 };
 /* Of a whole record; false: too short for its type. */
 bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out);

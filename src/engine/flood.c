@@ -18,11 +18,11 @@ static void set_blind(struct ss_pipeline *p, struct ss_process *proc, uint64_t t
     return;
   proc->blind = blind;
   for (struct ss_thread *t = proc->threads; t; t = t->next) {
-    uint64_t cpu_ns, wait_ns; /* what was before is settled by itself */
-    if (ss_schedstat_read(proc->pid, t->tid, &cpu_ns, &wait_ns))
-      ss_ledger_schedstat(t->ledger, time_ns, cpu_ns, wait_ns);
+    (void)ss_tracked_read(p, t, time_ns); /* what was before is settled by itself */
     ss_ledger_blind(t->ledger, time_ns, blind);
     ss_looking_blind(p, t, blind);
+    if (!blind)
+      ss_capture_tally(p->config.capture, t->tid, 0);
     t->ran = true;
   }
 }

@@ -108,7 +108,7 @@ static uint64_t apply_cpu(struct ss_ledger_thread *t, uint64_t cpu_ns, bool last
   struct sums s = sum_rows(t);
   uint64_t budget = ss_less(cpu_ns, t->cpu_ns);
   uint64_t kept = 0;
-  if (s.unknown == 0) {
+  if (s.unknown == 0 && t->switches) {
     t->ledger->extra_ns += (int64_t)budget - (int64_t)s.on;
     t->ledger->extra_outs += t->outs;
   }
@@ -235,17 +235,21 @@ static void emit_rows(struct ss_ledger_thread *t, uint64_t kept, bool last)
   }
 }
 
+uint64_t ss_ledger_switch_cost_ns(const struct ss_ledger *l, uint64_t outs)
+{
+  if (l->extra_ns <= 0 || l->extra_outs == 0) {
+    return 0;
+  }
+  uint64_t each = (uint64_t)l->extra_ns / l->extra_outs;
+  return outs * (each < SWITCH_COST_MAX ? each : SWITCH_COST_MAX);
+}
+
 /* Without a reading: what switches cost where there were readings. */
 static void apply_switch_cost(struct ss_ledger_thread *t)
 {
-  const struct ss_ledger *l = t->ledger;
-  if (l->extra_ns <= 0 || l->extra_outs == 0) {
-    return;
-  }
-  uint64_t each = (uint64_t)l->extra_ns / l->extra_outs;
   struct sums s = sum_rows(t);
   s.unknown = 0; /* stays unknown */
-  lengthen_cpu(t, &s, t->outs * (each < SWITCH_COST_MAX ? each : SWITCH_COST_MAX));
+  lengthen_cpu(t, &s, ss_ledger_switch_cost_ns(t->ledger, t->outs));
 }
 
 /* Without a reading: wakeups took as long as where there were readings. */

@@ -334,6 +334,8 @@ bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out)
       return false;
     }
     out->rank = kind ? kind->rank : SS_RANK_REST;
+    out->out =
+        h.type == PERF_RECORD_SWITCH && (h.misc & PERF_RECORD_MISC_SWITCH_OUT) != 0;
     struct ss_record lost;
     if (kind && kind->decode == decode_lost && decode_lost(&body, &h, &lost)) {
       out->lost = lost.u.lost.count;

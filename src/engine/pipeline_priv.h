@@ -78,8 +78,9 @@ struct ss_thread {
   uint64_t deep_from, deep_end; /* of the stack, what copies miss; 0: nothing so far */
   uint64_t plan_key;            /* what the last plan was made from */
   bool planned;
-  bool followed; /* it has an event of its own: following.c */
-  bool ran;      /* on a CPU since schedstat was last read */
+  bool followed;                        /* it has an event of its own: following.c */
+  bool ran;                             /* on a CPU since schedstat was last read */
+  uint64_t clock_cpu_ns, clock_wait_ns; /* what was read then */
   bool has_python;
   uint64_t samples;
   struct ss_outer outer[SS_OUTER_FRAMES]; /* outermost first */
@@ -197,6 +198,8 @@ void ss_tracked_usage(struct ss_pipeline *p, const struct ss_record *rec);
 /* Reads the mappings of the record's process again. */
 void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec);
 void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns);
+/* Reads a thread's clocks, as of time_ns for its ledger; false: it is gone. */
+bool ss_tracked_read(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns);
 /* After a gap in the records: each may have run. */
 void ss_tracked_all_ran(struct ss_pipeline *p);
 /* Mappings complete enough to find `addr`: read again where it is missing. */

@@ -209,6 +209,8 @@ static struct ss_thread *thread_get(struct ss_pipeline *p, pid_t pid, pid_t tid,
     free(t);
     return NULL;
   }
+  if (proc->blind)
+    ss_capture_tally(p->config.capture, tid, time_ns);
   t->next = proc->threads;
   proc->threads = t;
   p->n_threads++;
@@ -376,6 +378,35 @@ void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec)
   (void)ss_maps_load(&proc->maps, proc->pid, NULL);
 }
 
+/* Its clocks as the kernel has them now. Where its switches are dropped, what it runs
+ * from here on is added up for its end, when they cannot be read any more. */
+bool ss_tracked_read(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns)
+{
+  uint64_t cpu_ns, wait_ns;
+
+  if (!ss_schedstat_read(t->process->pid, t->tid, &cpu_ns, &wait_ns))
+    return false;
+  ss_ledger_schedstat(t->ledger, time_ns, cpu_ns, wait_ns);
+  t->clock_cpu_ns = cpu_ns;
+  t->clock_wait_ns = wait_ns;
+  if (t->process->blind)
+    ss_capture_tally(p->config.capture, t->tid, ss_now_ns());
+  t->ran = false;
+  return true;
+}
+
+/* A leader stays a zombie until it is waited for, and can still be read. */
+static void read_last(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns)
+{
+  uint64_t ran_ns, outs;
+
+  if (ss_tracked_read(p, t, time_ns) || !t->process->blind)
+    return;
+  ss_capture_tallied(p->config.capture, t->tid, &ran_ns, &outs);
+  ran_ns += ss_ledger_switch_cost_ns(p->ledger, outs);
+  ss_ledger_schedstat(t->ledger, time_ns, t->clock_cpu_ns + ran_ns, t->clock_wait_ns);
+}
+
 void ss_tracked_usage(struct ss_pipeline *p, const struct ss_record *rec)
 {
   struct ss_thread *t = thread_find(p, rec->tid);
@@ -387,18 +418,14 @@ void ss_tracked_usage(struct ss_pipeline *p, const struct ss_record *rec)
 
 void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)
 {
-  uint64_t cpu_ns, wait_ns;
-
   if (now_ns < p->schedstat_ns + SCHEDSTAT_NS)
     return;
   p->schedstat_ns = now_ns;
   ss_throttle_tick(p, now_ns);
   for (struct ss_process *proc = p->processes; proc; proc = proc->next)
     for (struct ss_thread *t = proc->threads; t; t = t->next)
-      if (t->ran && ss_schedstat_read(proc->pid, t->tid, &cpu_ns, &wait_ns)) {
-        ss_ledger_schedstat(t->ledger, ss_now_ns(), cpu_ns, wait_ns);
-        t->ran = false;
-      }
+      if (t->ran || proc->blind)
+        ss_tracked_read(p, t, ss_now_ns());
 }
 
 /* ---- end ----------------------------------------------------------------------------
@@ -414,6 +441,8 @@ static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time
   t->row.end_ns = time_ns;
   t->row.cpu_ns = ss_ledger_end(t->ledger, time_ns);
   ss_store_thread_update(p->config.store, t->id, &t->row);
+  if (proc->blind)
+    ss_capture_tally(p->config.capture, t->tid, 0);
   if (t->planned)
     ss_capture_set_plan(p->config.capture, proc->pid, t->tid,
                         &(struct ss_read_plan){.count = 0});
@@ -454,12 +483,9 @@ void ss_tracked_exit(struct ss_pipeline *p, pid_t pid, pid_t tid, uint64_t time_
 {
   struct ss_process *proc = ss_tracked_find_process(p, pid);
   struct ss_thread *t = thread_find(p, tid);
-  uint64_t cpu_ns, wait_ns;
 
   if (t && t->process->pid == pid) {
-    /* A leader stays a zombie until it is waited for, and can still be read. */
-    if (ss_schedstat_read(pid, tid, &cpu_ns, &wait_ns))
-      ss_ledger_schedstat(t->ledger, time_ns, cpu_ns, wait_ns);
+    read_last(p, t, time_ns);
     thread_end(p, t, time_ns);
   }
   if (proc && proc->threads == NULL)

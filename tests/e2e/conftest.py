@@ -5,6 +5,7 @@ that the ptrace engine does the work."""
 import errno
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,9 @@ import harness  # noqa: E402
 
 
 def pytest_configure(config):
+    # Who starts us in the background may have them ignored, and so would the targets.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if not os.access(harness.STACKSAMPLE, os.X_OK):
         pytest.exit(f"no binary at {harness.STACKSAMPLE}: run make first", returncode=99)
     if harness.DENY_PERF:  # for all that is started from here on

@@ -209,7 +209,7 @@ def test_children_work_for_their_test(out, project):
     """What a test starts counts for it, with and without its environment."""
     folder = wrapped(out, project, [*PYTEST, "test_children.py"])
     rows = [r.split("\t") for r in (folder / "tests.tsv").read_text().splitlines()[1:]]
-    names = [r[0] for r in rows if r[1] in ("", "call")]
+    names = [r[0] for r in rows if r[1] in ("", "call") and r[0] != "(between tests)"]
     tests = [f"test_children.py::test_{n}" for n in (
         "starts_a_command", "starts_a_command_without_environment", "forks")]
     assert names == ["(collection)", *tests, "(session finish)"]

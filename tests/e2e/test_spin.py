@@ -73,11 +73,7 @@ def test_waiting_at_a_barrier_is_spin(profiled, user):
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_team_larger_than_the_machine(profiled, request, user):
-    """Switches that come too fast are not recorded. Without samples of the kernel
-    there is then nothing that tells the CPU time of a thread from the last reading of
-    its clock to its end: a known hole."""
+def test_a_team_larger_than_the_machine(profiled, user):
+    """Switches that come too fast to be kept, up to the end of every thread."""
     _, _, summary = profiled(user, "omp_team", 2, 4 * CPUS, 300, 2)
-    if summary["engine"]["kernel_method"] != "samples":
-        request.applymarker(pytest.mark.xfail(strict=False, reason="known hole"))
     assert_all_is_accounted(summary)

@@ -321,7 +321,7 @@ def test_reading_in_the_background_stops_the_job(out, shell):
     shell.send(" ".join(command(out, "cat")).encode() + b" & echo pid $!\n")
     (us,) = shell.line(b"pid ")
     harness.eventually(lambda: harness.state(int(us)) == "T", "the job is stopped")
-    shell.send(b"fg\n")
+    shell.send(b"until jobs | grep -q Stopped; do :; done; fg\n")  # the shell knows, too
     harness.eventually(lambda: harness.state(int(us)) in "SR", "the job goes on")
     shell.send(b"to the cat\n\x04")
     shell.until(b"\nto the cat\r\n")

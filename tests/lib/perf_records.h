@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <linux/perf_event.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -104,10 +105,15 @@ static inline void sample(struct perf_bytes *b, uint64_t abi, uint64_t valid)
   sample_of(b, 10, 11, 5000, abi, valid);
 }
 
+static inline void switch_of(struct perf_bytes *b, bool out, uint64_t time)
+{
+  begin(b, PERF_RECORD_SWITCH, out ? PERF_RECORD_MISC_SWITCH_OUT : 0);
+  trailer(b, 10, 11, time);
+}
+
 static inline void switch_at(struct perf_bytes *b, uint64_t time)
 {
-  begin(b, PERF_RECORD_SWITCH, 0);
-  trailer(b, 10, 11, time);
+  switch_of(b, false, time);
 }
 
 static inline void mmap2(struct perf_bytes *b, uint64_t start, uint64_t len)

@@ -132,6 +132,69 @@ static void records_come_in_time_order(void **state)
   free_fixture(f);
 }
 
+/* ---- processes that switch too often ---------------------------------------------- */
+
+static void put_switch_of(struct fixture *f, int cpu, bool out, uint64_t time)
+{
+  struct perf_bytes b;
+  switch_of(&b, out, time);
+  assert_true(put_record(f, cpu, &b));
+}
+
+static void hushed_switches_are_counted_and_added_up(void **state)
+{
+  (void)state;
+  struct fixture *f = new_fixture();
+  struct perf_bytes b;
+  start(f);
+  assert_true(ss_capture_hush(f->capture, 10, true));
+  ss_capture_tally(f->capture, 11, 150);
+  put_switch_of(f, 0, false, 100);
+  put_switch_of(f, 0, true, 200); /* 50 of it since 150 */
+  flush_ring(f, 0);
+  put_switch_of(f, 1, false, 300);
+  put_switch_of(f, 1, true, 310);
+  flush_ring(f, 1);
+  put_switch_of(f, 0, false, 400);
+  task_at(&b, PERF_RECORD_EXIT, 407);
+  put_record(f, 0, &b);
+  put_switch_of(f, 0, true, 450); /* what it runs after its EXIT is nobody's */
+  flush_ring(f, 0);
+  struct ss_captured got;
+  next_record(f, &got);
+  assert_int_equal(got.rec.type, SS_REC_EXIT);
+  assert_int_equal(ss_capture_hushed(f->capture, 10), 6);
+  uint64_t cpu_ns, outs;
+  ss_capture_tallied(f->capture, 11, &cpu_ns, &outs);
+  assert_int_equal(cpu_ns, 67);
+  assert_int_equal(outs, 3);
+  ss_capture_tally(f->capture, 11, 500);
+  ss_capture_tallied(f->capture, 11, &cpu_ns, &outs);
+  assert_int_equal(cpu_ns + outs, 0);
+  ss_capture_tally(f->capture, 11, 0);
+  free_fixture(f);
+}
+
+/* As many as there is room for; those that went leave theirs to others. */
+static void tallies_have_bounds(void **state)
+{
+  (void)state;
+  struct fixture *f = new_fixture();
+  start(f);
+  for (int round = 0; round < 3; round++) {
+    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++) {
+      ss_capture_tally(f->capture, tid + round, 1);
+    }
+    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++) {
+      ss_capture_tally(f->capture, tid + round, 0);
+    }
+  }
+  for (size_t i = 0; i < SS_TALLIES; i++) {
+    assert_true(f->capture->tallies[i].tid <= 0);
+  }
+  free_fixture(f);
+}
+
 static void equal_times_keep_their_order(void **state)
 {
   (void)state;
@@ -340,6 +403,8 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(records_come_in_time_order),
+      cmocka_unit_test(hushed_switches_are_counted_and_added_up),
+      cmocka_unit_test(tallies_have_bounds),
       cmocka_unit_test(equal_times_keep_their_order),
       cmocka_unit_test(the_future_waits_until_the_end),
       cmocka_unit_test(a_full_queue_is_counted_in_its_place),
