@@ -144,12 +144,12 @@ int ss_open_beneath(int root_fd, const char *path);
 /* ---- identity and facts ------------------------------------------------- */
 
 struct ss_stat { /* /proc/PID/stat */
-  pid_t pid, ppid, pgrp, session;
+  pid_t pid, ppid;
   char state;
   char comm[64];
   uint32_t flags; /* PF_* of the kernel's include/linux/sched.h */
-  uint64_t utime_ticks, stime_ticks, start_ticks; /* sysconf(_SC_CLK_TCK) */
-  uint64_t minflt, majflt;
+  uint64_t utime_ticks, stime_ticks, start_ticks; /* ss_ticks_ns */
+  uint64_t minflt;
   uint32_t threads;
   int processor; /* on which it last ran; -1: the line ends before that */
   /* Of its image; 0 or 1: may not be known. An exec changes them, a fork does not. */
@@ -159,6 +159,7 @@ struct ss_stat { /* /proc/PID/stat */
 bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len);
 /* tid 0: the process itself, else one of its threads. */
 bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid);
+uint64_t ss_ticks_ns(uint64_t ticks);
 /* Nanoseconds since it was started. */
 uint64_t ss_stat_age_ns(const struct ss_stat *st);
 /* Ended, though its parent has not collected it; a leader whose other threads
@@ -167,6 +168,11 @@ bool ss_stat_ended(const struct ss_stat *st);
 /* Nanoseconds on a CPU and waiting for one; false when gone. Both are 0 for
  * ever on a kernel without CONFIG_SCHED_INFO. */
 bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns);
+/* The text of /proc/PID/status; tid as for ss_stat_read. false: gone or refused. */
+bool ss_status_read(struct ss_buf *text, pid_t pid, pid_t tid);
+/* What follows "NAME:" in it, up to the text's end; NULL: there is no such line. */
+const char *ss_status_value(const char *text, const char *name);
+uint64_t ss_status_number(const char *text, const char *name, int base); /* 0: none */
 /* Kilobytes of executable mappings (VmExe + VmLib of its status file): changes when
  * code is mapped or unmapped. 0: gone, or without memory. */
 uint64_t ss_exec_kb(pid_t pid, pid_t tid);

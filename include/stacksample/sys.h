@@ -12,12 +12,17 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 
 struct perf_event_attr;
 
-uint64_t ss_now_ns(void);     /* CLOCK_MONOTONIC */
-uint64_t ss_wall_ns(void);    /* CLOCK_REALTIME */
-uint64_t ss_own_cpu_ns(void); /* CLOCK_PROCESS_CPUTIME_ID */
+uint64_t ss_clock_ns(clockid_t clock); /* 0: it cannot be read */
+uint64_t ss_now_ns(void);              /* CLOCK_MONOTONIC */
+uint64_t ss_wall_ns(void);             /* CLOCK_REALTIME */
+uint64_t ss_own_cpu_ns(void);          /* CLOCK_PROCESS_CPUTIME_ID */
+uint64_t ss_thread_cpu_ns(void);       /* CLOCK_THREAD_CPUTIME_ID */
+struct timespec ss_timespec(uint64_t ns);
+void ss_sleep_ns(uint64_t ns); /* all of it, also when a signal comes */
 pid_t ss_gettid(void);
 
 /* Repeats on EINTR and short counts; 0, or -1 with errno. */

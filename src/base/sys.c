@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <linux/perf_event.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifdef SS_TESTING
@@ -66,27 +65,47 @@ void ss_fault_reset(void)
 }
 #endif
 
-static uint64_t clock_ns(clockid_t clock)
+uint64_t ss_clock_ns(clockid_t clock)
 {
   struct timespec ts = {0};
 
-  clock_gettime(clock, &ts);
+  if (clock_gettime(clock, &ts) != 0)
+    return 0;
   return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 uint64_t ss_now_ns(void)
 {
-  return clock_ns(CLOCK_MONOTONIC);
+  return ss_clock_ns(CLOCK_MONOTONIC);
 }
 
 uint64_t ss_wall_ns(void)
 {
-  return clock_ns(CLOCK_REALTIME);
+  return ss_clock_ns(CLOCK_REALTIME);
 }
 
 uint64_t ss_own_cpu_ns(void)
 {
-  return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+  return ss_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+uint64_t ss_thread_cpu_ns(void)
+{
+  return ss_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+struct timespec ss_timespec(uint64_t ns)
+{
+  return (struct timespec){.tv_sec = (time_t)(ns / 1000000000),
+                           .tv_nsec = (long)(ns % 1000000000)};
+}
+
+void ss_sleep_ns(uint64_t ns)
+{
+  struct timespec left = ss_timespec(ns);
+
+  while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR) {
+  }
 }
 
 pid_t ss_gettid(void)

@@ -2,6 +2,7 @@
 #include "stacksample/text.h"
 
 #include <string.h>
+#include <time.h>
 
 const char *ss_base_name(const char *path)
 {
@@ -13,4 +14,14 @@ const char *ss_base_name(const char *path)
 bool ss_starts_with(const char *text, const char *prefix)
 {
   return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+const char *ss_utc(char text[SS_UTC_MAX], uint64_t wall_ns)
+{
+  time_t s = (time_t)(wall_ns / 1000000000);
+  struct tm utc;
+
+  gmtime_r(&s, &utc);
+  strftime(text, SS_UTC_MAX, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
 }

@@ -7,7 +7,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "stacksample/blocked.h"
@@ -35,13 +34,6 @@ long ss_doctor_sysctl(const char *path, long missing)
 /* Read from outside by the memory check: a fork has it at the same address. */
 static const uint64_t landmark = 0x5354414b53414d50u;
 
-static uint64_t thread_cpu_ns(void)
-{
-  struct timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* The clock is a system call: most of the time must be outside it, or a kernel
  * that hides itself from us gives no samples. */
 static void stay_in_user_mode(void)
@@ -54,8 +46,8 @@ static void burn_on_request(int go, int done)
 {
   char byte;
   while (read(go, &byte, 1) == 1) {
-    uint64_t until = thread_cpu_ns() + 50000000u;
-    while (thread_cpu_ns() < until)
+    uint64_t until = ss_thread_cpu_ns() + 50000000u;
+    while (ss_thread_cpu_ns() < until)
       stay_in_user_mode();
     if (write(done, &byte, 1) != 1)
       break;

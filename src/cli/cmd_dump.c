@@ -2,11 +2,11 @@
  * stacksample dump: every thread of a tree, now, on stdout. The target runs on.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "stacksample/look.h"
 #include "stacksample/proc.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #include "cli_priv.h"
 
@@ -62,15 +62,6 @@ static int parse(struct dump_options *o, int argc, char **argv, const char **pid
   return ss_options_operand(&usage, argc, argv, "PID", pid);
 }
 
-static void sleep_ns(uint64_t ns)
-{
-  struct timespec t = {.tv_sec = (time_t)(ns / 1000000000),
-                       .tv_nsec = (long)(ns % 1000000000)};
-
-  while (clock_nanosleep(CLOCK_MONOTONIC, 0, &t, &t) == EINTR)
-    ;
-}
-
 /* The last of the looks is what is printed. */
 static enum ss_err take(struct ss_looker *looker, const struct dump_options *o,
                         struct ss_look **look, struct ss_look_print *print,
@@ -88,7 +79,7 @@ static enum ss_err take(struct ss_looker *looker, const struct dump_options *o,
     struct ss_look *next = NULL;
     enum ss_err err;
     if (i > 0)
-      sleep_ns(LOOK_GAP_NS);
+      ss_sleep_ns(LOOK_GAP_NS);
     err = ss_look_take(looker, &options, &next, diag);
     if (err != SS_ERR_OK) /* it ended between two looks: the last one stands */
       return *look ? SS_ERR_OK : err;
@@ -105,16 +96,13 @@ static enum ss_err take(struct ss_looker *looker, const struct dump_options *o,
 static void add_number(struct ss_buf *out, const struct dump_options *o, uint64_t number,
                        const struct ss_look *look)
 {
-  time_t s = (time_t)(look->wall_ns / 1000000000);
-  char text[64];
-  struct tm tm;
+  char at[SS_UTC_MAX];
 
   if (o->json || o->repeat == 1)
     return;
-  gmtime_r(&s, &tm);
-  strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
   ss_buf_addf(out, "%sdump %llu of %llu, %s\n", number ? "\n" : "",
-              (unsigned long long)number + 1, (unsigned long long)o->repeat, text);
+              (unsigned long long)number + 1, (unsigned long long)o->repeat,
+              ss_utc(at, look->wall_ns));
 }
 
 static int print_one(struct ss_looker *looker, const struct dump_options *o,
@@ -161,7 +149,7 @@ static int dump(const struct dump_options *o)
   }
   for (uint64_t i = 0; i < o->repeat; i++) {
     if (i > 0)
-      sleep_ns(o->interval_ns);
+      ss_sleep_ns(o->interval_ns);
     status = print_one(looker, o, i);
     if (status == SS_EXIT_NOTHING)
       break;

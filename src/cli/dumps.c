@@ -190,8 +190,7 @@ static bool start_thread(struct ss_dumps *d)
 /* With the lock held. Whether the dump under way, if any, was done in time. */
 static bool wait_done(struct ss_dumps *d, uint64_t until_ns)
 {
-  struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                           .tv_nsec = (long)(until_ns % 1000000000)};
+  struct timespec until = ss_timespec(until_ns);
 
   while (d->busy && pthread_cond_timedwait(&d->done, &d->lock, &until) != ETIMEDOUT)
     ;

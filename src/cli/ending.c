@@ -63,17 +63,13 @@ void ss_ending_interrupt(const struct ss_ending_tree *t)
 /* Bit SIGABRT of SigCgt in /proc/PID/status. */
 static bool catches_abort(pid_t pid)
 {
-  char path[64];
   struct ss_buf text = {0};
-  const char *line;
-  bool catches = false;
+  uint64_t caught = 0;
 
-  snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-  if (ss_file_read_all(AT_FDCWD, path, 64 * 1024, &text, NULL) == SS_ERR_OK &&
-      (line = strstr(ss_buf_str(&text), "\nSigCgt:")) != NULL)
-    catches = strtoull(line + 8, NULL, 16) >> (SIGABRT - 1) & 1;
+  if (ss_status_read(&text, pid, 0))
+    caught = ss_status_number(ss_buf_str(&text), "SigCgt", 16);
   ss_buf_release(&text);
-  return catches;
+  return caught >> (SIGABRT - 1) & 1;
 }
 
 void ss_ending_abort(const struct ss_ending_tree *t)

@@ -410,12 +410,10 @@ static void store_first_sample(struct ss_session *s)
 static void store_own_rss(struct ss_session *s)
 {
   struct ss_buf text = {0};
-  const char *line;
 
-  if (ss_file_read_all(AT_FDCWD, "/proc/self/status", 64 * 1024, &text, NULL) ==
-          SS_ERR_OK &&
-      (line = strstr(ss_buf_str(&text), "\nVmHWM:")) != NULL)
-    ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB, strtoull(line + 7, NULL, 10));
+  if (ss_status_read(&text, getpid(), 0) && ss_status_value(text.data, "VmHWM"))
+    ss_store_meta_u64(s->store, SS_META_OWN_RSS_KB,
+                      ss_status_number(text.data, "VmHWM", 10));
   ss_buf_release(&text);
 }
 

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "context_limits.h"
@@ -40,13 +39,6 @@ void ss_time_limits_add(struct ss_time_limits *l, enum ss_limit_kind kind, doubl
 
 /* ---- ancestors ------------------------------------------------------------------ */
 
-static double seconds_since_boot(void)
-{
-  struct timespec ts;
-  clock_gettime(CLOCK_BOOTTIME, &ts);
-  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
 /* argv with NULs between -> pointers into it; at most `cap` - 1 words. */
 static void split_cmdline(struct ss_buf *text, char **argv, size_t cap)
 {
@@ -70,9 +62,8 @@ static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_l
   ss_buf_release(&text);
   if (!found)
     return false;
-  double started = (double)st->start_ticks / (double)sysconf(_SC_CLK_TCK);
-  *out = (struct ss_time_limit){.kind = SS_LIMIT_RUN, .s = s};
-  out->elapsed_s = fmax(0, seconds_since_boot() - started);
+  *out = (struct ss_time_limit){
+      .kind = SS_LIMIT_RUN, .s = s, .elapsed_s = (double)ss_stat_age_ns(st) / 1e9};
   snprintf(out->source, sizeof out->source, "timeout(1), pid %d", (int)pid);
   return true;
 }

@@ -271,11 +271,9 @@ static void learn_plan(struct copied *c)
  * if it turns out so within a millisecond. */
 static void read_blocked(const struct ss_look_thread *t, struct ss_blocked *b)
 {
-  struct timespec step = {.tv_nsec = 250000};
-
   for (int i = 0; i < 5; i++) {
     if (i > 0)
-      (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
+      ss_sleep_ns(250000);
     if (!ss_blocked_read(b, t->pid, t->tid) || !b->running)
       return;
   }

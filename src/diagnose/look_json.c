@@ -5,11 +5,11 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cjson/cJSON.h>
 
 #include "stacksample/escape.h"
+#include "stacksample/text.h"
 
 #include "look_priv.h"
 
@@ -147,25 +147,14 @@ static void add_test(cJSON *root, const struct ss_look *look)
   cJSON_AddNullToObject(root, "test");
 }
 
-static void add_at(cJSON *root, uint64_t wall_ns)
-{
-  time_t s = (time_t)(wall_ns / 1000000000);
-  char text[64];
-  struct tm tm;
-
-  gmtime_r(&s, &tm);
-  strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-  add_string(root, "at", text);
-}
-
 enum ss_err ss_look_json(const struct ss_look *look, const struct ss_look_print *print,
                          struct ss_buf *out, struct ss_diag *diag)
 {
   cJSON *root = cJSON_CreateObject(), *list;
-  char *text;
+  char *text, at[SS_UTC_MAX];
 
   cJSON_AddNumberToObject(root, "schema", DUMP_SCHEMA);
-  add_at(root, look->wall_ns);
+  add_string(root, "at", ss_utc(at, look->wall_ns));
   add_test(root, look);
   cJSON_AddNullToObject(root, "verdict");
   cJSON_AddNumberToObject(root, "looks", print->looks);

@@ -127,7 +127,7 @@ static unsigned cpus_of(pid_t pid)
 
 static void describe_use(struct known_process *k, struct ss_look_process *p)
 {
-  uint64_t tick_ns = 1000000000 / (uint64_t)sysconf(_SC_CLK_TCK), now_ns = ss_now_ns();
+  uint64_t now_ns = ss_now_ns();
   struct ss_stat st;
 
   p->busy = -1;
@@ -136,7 +136,7 @@ static void describe_use(struct known_process *k, struct ss_look_process *p)
     return;
   p->ppid = st.ppid;
   p->up_ns = ss_stat_age_ns(&st);
-  p->cpu_ns = (st.utime_ticks + st.stime_ticks) * tick_ns;
+  p->cpu_ns = ss_ticks_ns(st.utime_ticks + st.stime_ticks);
   if (k->at_ns && now_ns > k->at_ns && now_ns - k->at_ns < NOW_NS)
     p->busy = (double)(p->cpu_ns - k->cpu_ns) / (double)(now_ns - k->at_ns);
   k->cpu_ns = p->cpu_ns;

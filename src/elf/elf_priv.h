@@ -5,6 +5,8 @@
 #ifndef STACKSAMPLE_ELF_PRIV_H
 #define STACKSAMPLE_ELF_PRIV_H
 
+#include <sys/stat.h>
+
 #include "stacksample/buf.h"
 #include "stacksample/elf.h"
 
@@ -42,6 +44,10 @@ struct ss_image {
   } pages[SS_IMAGE_PAGES];
 };
 
+static inline uint64_t ss_mtime_ns(const struct stat *st)
+{
+  return (uint64_t)st->st_mtim.tv_sec * 1000000000 + (uint64_t)st->st_mtim.tv_nsec;
+}
 /* Exactly `len` file bytes at `off`, or false. */
 bool ss_image_pread(const struct ss_image *image, uint64_t off, void *buf, size_t len);
 struct ss_elf_section *ss_image_section_named(struct ss_image *image, const char *name);

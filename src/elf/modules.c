@@ -130,10 +130,8 @@ static bool same_file(const struct entry *e, const struct ss_map *map,
   if (m->inode != map->inode || m->dev_major != map->dev_major ||
       m->dev_minor != map->dev_minor)
     return false;
-  uint64_t mtime_ns =
-      (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
   return m->image == NULL ||
-         (e->size == (uint64_t)st->st_size && e->mtime_ns == mtime_ns);
+         (e->size == (uint64_t)st->st_size && e->mtime_ns == ss_mtime_ns(st));
 }
 
 static struct entry *find_entry(struct ss_modules *modules, const struct ss_map *map,
@@ -203,8 +201,7 @@ static struct entry *module_of_file(struct ss_modules *modules, pid_t pid,
   if (e != NULL && e->module.image == NULL && have_stat) {
     struct ss_image *image = NULL;
     e->size = (uint64_t)st.st_size;
-    e->mtime_ns =
-        (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+    e->mtime_ns = ss_mtime_ns(&st);
     if (ss_image_open(&image, fd, path, &why) == SS_ERR_OK)
       entry_set_image(e, image);
     fd = -1;

@@ -15,7 +15,6 @@
 #include "elf_priv.h"
 #include "stacksample/buf.h"
 #include "stacksample/cursor.h"
-#include "stacksample/fsafe.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
@@ -197,16 +196,15 @@ bool ss_perf_map_unwind(const struct ss_perf_map *map, uint64_t addr,
 /* The pid as the target itself sees it: the last number of NSpid. */
 static pid_t own_pid_of(pid_t pid)
 {
-  char path[64];
   struct ss_buf text = {0};
   pid_t own = pid;
-  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-  if (ss_file_read_all(AT_FDCWD, path, 65536, &text, NULL) == SS_ERR_OK) {
-    const char *line = strstr(ss_buf_str(&text), "\nNSpid:");
-    size_t len = line == NULL ? 0 : strcspn(line + 1, "\n");
-    for (size_t i = 1; i < len; i++)
-      if ((line[i] == '\t' || line[i] == ' ') && line[i + 1] >= '1' && line[i + 1] <= '9')
-        own = (pid_t)strtol(line + i + 1, NULL, 10);
+  if (ss_status_read(&text, pid, 0)) {
+    const char *value = ss_status_value(text.data, "NSpid");
+    size_t len = value == NULL ? 0 : strcspn(value, "\n");
+    while (len > 0 && value[len - 1] != '\t')
+      len--;
+    if (len > 0)
+      own = (pid_t)strtol(value + len, NULL, 10);
   }
   ss_buf_release(&text);
   return own;
@@ -243,13 +241,7 @@ static int open_plain(pid_t pid, pid_t own_pid, struct stat *st)
 static uint64_t start_wall_ns(pid_t pid)
 {
   struct ss_stat st;
-  struct timespec boot;
-  long ticks = sysconf(_SC_CLK_TCK);
-  if (!ss_stat_read(&st, pid, 0) || ticks <= 0 ||
-      clock_gettime(CLOCK_BOOTTIME, &boot) != 0)
-    return 0;
-  uint64_t now_boot = (uint64_t)boot.tv_sec * 1000000000u + (uint64_t)boot.tv_nsec;
-  return ss_wall_ns() - now_boot + st.start_ticks * (1000000000u / (uint64_t)ticks);
+  return ss_stat_read(&st, pid, 0) ? ss_wall_ns() - ss_stat_age_ns(&st) : 0;
 }
 
 static enum ss_err check_owner_and_age(pid_t pid, const struct stat *st,
@@ -267,9 +259,7 @@ static enum ss_err check_owner_and_age(pid_t pid, const struct stat *st,
   if (st->st_size > (off_t)SS_PERF_MAP_MAX)
     return ss_fail(diag, SS_ERR_LIMIT, "perf map of process %d ignored: %lld bytes",
                    (int)pid, (long long)st->st_size);
-  uint64_t written =
-      (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
-  if (written + 1000000000u < start_wall_ns(pid))
+  if (ss_mtime_ns(st) + 1000000000u < start_wall_ns(pid))
     return ss_fail(diag, SS_ERR_FORMAT,
                    "perf map of process %d ignored: it is older than the process",
                    (int)pid);

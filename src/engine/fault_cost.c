@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "hidden.h"
@@ -21,13 +20,6 @@
 
 enum { SMALL_PAGES = 48, HUGE = 2 << 20, READINGS = 8, OTHERS = 10 };
 #define FADE 0.8 /* of what was before, at each update */
-
-static uint64_t cpu_ns(void)
-{
-  struct timespec ts;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static uint64_t faults_so_far(void)
 {
@@ -54,11 +46,11 @@ static uint64_t touch(volatile unsigned char *p, size_t bytes, size_t step,
                       uint64_t others)
 {
   uint64_t want = bytes / step, faults = faults_so_far();
-  uint64_t begin = cpu_ns();
+  uint64_t begin = ss_thread_cpu_ns();
   for (size_t at = 0; at < bytes; at += step) {
     p[at] = 1;
   }
-  uint64_t spent = cpu_ns() - begin;
+  uint64_t spent = ss_thread_cpu_ns() - begin;
   uint64_t taken = faults_so_far() - faults;
   return want > 0 && taken >= want && taken <= want + others ? spent / taken : 0;
 }

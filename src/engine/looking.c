@@ -11,7 +11,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
@@ -322,14 +321,6 @@ static uint64_t least(uint64_t a, uint64_t b)
   return a < b ? a : b;
 }
 
-static uint64_t own_cpu_ns(void)
-{
-  struct timespec ts = {0};
-
-  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* One whose switches are not known. That it waits is seen at each visit; that it still
  * does, by its CPU time; the longer it does, the rarer are the visits. */
 static void visit_blind(struct ss_pipeline *p, struct ss_thread *t, uint64_t now_ns)
@@ -371,7 +362,7 @@ static size_t look_round(struct ss_pipeline *p, uint64_t until_cpu_ns)
 
   for (struct ss_thread *t = l->first, *next; t && seen_count < todo; t = next) {
     next = t->look_next;
-    if (seen_count > 0 && own_cpu_ns() > until_cpu_ns)
+    if (seen_count > 0 && ss_thread_cpu_ns() > until_cpu_ns)
       break;
     seen_count++;
     if (t->blind) { /* it stays, as the last one */
@@ -391,7 +382,7 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
 {
   struct ss_looking *l = &p->looking;
   uint64_t since = l->round_ns && now_ns > l->round_ns ? now_ns - l->round_ns : 0;
-  uint64_t began = own_cpu_ns(), used;
+  uint64_t began = ss_thread_cpu_ns(), used;
   size_t todo = l->waiting, first, seen;
 
   if (l->done > 0) {
@@ -402,7 +393,7 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
   first = l->count;
   l->saved_ns = least(l->saved_ns + since / SHARE_OF_TIME, SAVED_MAX_NS);
   seen = look_round(p, began + least(l->saved_ns, ROUND_MAX_NS));
-  used = own_cpu_ns() - began;
+  used = ss_thread_cpu_ns() - began;
   l->saved_ns -= least(used, l->saved_ns);
   l->rounds++;
   if (seen < todo) {

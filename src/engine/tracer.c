@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "stacksample/limits.h"
@@ -33,13 +32,6 @@
   20000000ull              /* of an idle time's budget that may be used later            \
                             */
 enum { MORE_MAX = 10000 }; /* periods in one sample */
-
-static void sleep_ns(uint64_t ns)
-{
-  struct timespec step = {.tv_sec = (time_t)(ns / 1000000000),
-                          .tv_nsec = (long)(ns % 1000000000)};
-  (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
-}
 
 /* ---- one sample ------------------------------------------------------------------ */
 
@@ -235,7 +227,7 @@ static void stop_and_sample(struct ss_tracer *t, struct ss_runner *r)
     return;
   }
   do {
-    sleep_ns(STOP_STEP_NS);
+    ss_sleep_ns(STOP_STEP_NS);
     if (poll_stop(t, r)) {
       return;
     }
@@ -335,7 +327,7 @@ static void rest_until(struct ss_tracer *t, uint64_t until_ns)
   for (uint64_t now_ns = ss_now_ns(); now_ns < until_ns; now_ns = ss_now_ns()) {
     uint64_t left_ns = until_ns - now_ns;
     poll_pending(t);
-    sleep_ns(t->stopping > 0 && left_ns > PENDING_STEP_NS ? PENDING_STEP_NS : left_ns);
+    ss_sleep_ns(t->stopping > 0 && left_ns > PENDING_STEP_NS ? PENDING_STEP_NS : left_ns);
   }
 }
 
@@ -346,7 +338,7 @@ static void await_last(struct ss_tracer *t)
   uint64_t until_ns = ss_now_ns() + 100000000;
   while (t->stopping > 0 && ss_now_ns() < until_ns) {
     poll_pending(t);
-    sleep_ns(PENDING_STEP_NS);
+    ss_sleep_ns(PENDING_STEP_NS);
   }
 }
 
@@ -377,11 +369,7 @@ static void *run(void *arg)
             "one period",
             SS_STOP_BUDGET_PCT);
   }
-  struct timespec used;
-  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) == 0) {
-    atomic_store(&t->cpu->own_ns,
-                 (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec);
-  }
+  atomic_store(&t->cpu->own_ns, ss_thread_cpu_ns());
   return NULL;
 }
 

@@ -163,8 +163,7 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
  * what it rounds off comes with a later line. */
 static void note_split(struct ss_runner *r, const struct ss_stat *st)
 {
-  static const uint64_t second = 1000000000;
-  uint64_t stime_ns = st->stime_ticks * (second / (uint64_t)sysconf(_SC_CLK_TCK));
+  uint64_t stime_ns = ss_ticks_ns(st->stime_ticks);
   if (r->split_known && stime_ns > r->stime_ns) {
     r->kernel_owed_ns += (int64_t)(stime_ns - r->stime_ns);
   }

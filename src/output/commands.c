@@ -10,7 +10,6 @@
  */
 #include <fcntl.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "facts_priv.h"
@@ -18,6 +17,7 @@
 #include "stacksample/meta.h"
 #include "stacksample/proc.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define STAGE_BYTES_MAX (4u << 20) /* more than the kernel's ARG_MAX of 2 MiB */
 #define ANCESTORS_MAX 64
@@ -259,14 +259,10 @@ void ss_commands_text(struct ss_buf *out, const struct ss_facts_config *config,
                       const struct ss_buf *stage, bool redacted, const char *cwd,
                       int cwd_fd, struct ss_store *store)
 {
-  time_t now = (time_t)(ss_wall_ns() / 1000000000);
   bool full = config->env == SS_ENV_FULL;
   struct ss_buf options = {0};
-  struct tm utc;
-  char started[32];
+  char started[SS_UTC_MAX];
 
-  gmtime_r(&now, &utc);
-  strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", &utc);
   ss_buf_adds(out, "# The pipeline stage as found; pasted into a shell it runs the same "
                    "thing again.\n");
   if (redacted)
@@ -280,7 +276,8 @@ void ss_commands_text(struct ss_buf *out, const struct ss_facts_config *config,
   add_command(out, "the command", config->command, full);
   ss_buf_adds(out, "# folder: ");
   ss_escape_terminal(out, cwd, strlen(cwd));
-  ss_buf_addf(out, "\n# started: %s\n# stacksample %s", started, SS_VERSION);
+  ss_buf_addf(out, "\n# started: %s\n# stacksample %s", ss_utc(started, ss_wall_ns()),
+              SS_VERSION);
   if (config->options && config->options[0]) {
     ss_redact(&options, config->options, strlen(config->options));
     ss_buf_adds(out, ", options: ");

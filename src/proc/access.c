@@ -29,39 +29,12 @@ enum { PF_KTHREAD_BIT = 0x00200000 }; /* PF_KTHREAD, include/linux/sched.h */
 
 /* ---- facts ------------------------------------------------------------------ */
 
-/* The value of a line "Name:\tvalue" of a status file, or NULL. */
-static const char *status_value(const char *text, const char *name)
-{
-  size_t len = strlen(name);
-  for (const char *line = text; line && *line;) {
-    if (strncmp(line, name, len) == 0 && line[len] == ':')
-      return line + len + 1;
-    line = strchr(line, '\n');
-    line = line ? line + 1 : NULL;
-  }
-  return NULL;
-}
-
-static uint64_t status_number(const char *text, const char *name, int base)
-{
-  const char *value = status_value(text, name);
-  return value ? strtoull(value, NULL, base) : 0;
-}
-
 /* Real, effective, saved and file-system id. */
 static void status_ids(const char *text, const char *name, uint32_t ids[4])
 {
-  char *at = (char *)(uintptr_t)status_value(text, name);
+  char *at = (char *)(uintptr_t)ss_status_value(text, name);
   for (int i = 0; i < 4; i++)
     ids[i] = at ? (uint32_t)strtoul(at, &at, 10) : UINT32_MAX;
-}
-
-static bool read_status(pid_t pid, struct ss_buf *text)
-{
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-  ss_buf_clear(text);
-  return ss_file_read_all(AT_FDCWD, path, 1u << 16, text, NULL) == SS_ERR_OK;
 }
 
 /* errno of one byte read from `pid`: 0 where reading is allowed. */
@@ -134,11 +107,11 @@ static void gather_target(struct ss_access_facts *f, const char *status)
 {
   struct stat file;
   char path[64];
-  f->tgid = (pid_t)status_number(status, "Tgid", 10);
-  f->tracer = (pid_t)status_number(status, "TracerPid", 10);
+  f->tgid = (pid_t)ss_status_number(status, "Tgid", 10);
+  f->tracer = (pid_t)ss_status_number(status, "TracerPid", 10);
   status_ids(status, "Uid", f->uid);
   status_ids(status, "Gid", f->gid);
-  f->caps = status_number(status, "CapPrm", 16);
+  f->caps = ss_status_number(status, "CapPrm", 16);
   comm_of(f->tracer, f->tracer_comm, sizeof f->tracer_comm);
   snprintf(path, sizeof path, "/proc/%d/status", (int)f->pid);
   /* Files of a process that may not be dumped belong to root (task_dump_owner
@@ -152,10 +125,10 @@ static void gather_own(struct ss_access_facts *f)
   struct ss_buf status = {0};
   f->own_uid = getuid();
   f->own_gid = getgid();
-  if (read_status(getpid(), &status)) {
-    f->own_caps = status_number(status.data, "CapEff", 16);
-    f->own_permitted = status_number(status.data, "CapPrm", 16);
-    f->own_seccomp = status_number(status.data, "Seccomp", 10) == 2;
+  if (ss_status_read(&status, getpid(), 0)) {
+    f->own_caps = ss_status_number(status.data, "CapEff", 16);
+    f->own_permitted = ss_status_number(status.data, "CapPrm", 16);
+    f->own_seccomp = ss_status_number(status.data, "Seccomp", 10) == 2;
   }
   f->own_refused = try_read(getpid()) != 0;
   f->yama = read_yama();
@@ -168,7 +141,7 @@ void ss_access_gather(struct ss_access_facts *f, pid_t pid)
   struct ss_buf status = {0};
   struct ss_stat st;
   *f = (struct ss_access_facts){.pid = pid, .self = pid == getpid(), .yama = -1};
-  f->exists = pid > 0 && ss_stat_read(&st, pid, 0) && read_status(pid, &status);
+  f->exists = pid > 0 && ss_stat_read(&st, pid, 0) && ss_status_read(&status, pid, 0);
   if (!f->exists) {
     f->hidden = pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
     ss_buf_release(&status);

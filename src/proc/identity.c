@@ -1,5 +1,5 @@
 /*
- * Who a process is: parsers of /proc/PID/{stat,schedstat,cmdline}, and the pair
+ * Who a process is: parsers of /proc/PID/{stat,schedstat,status,cmdline}, and the pair
  * (pid, start time) that tells a process from a later one with its number.
  *
  * The name in stat is free text, up to 63 bytes that may hold ") R 1 (" or a
@@ -124,11 +124,8 @@ bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len)
   if (c.failed || f[F_PPID] > INT32_MAX || f[F_THREADS] > INT32_MAX)
     return false;
   st->ppid = (pid_t)f[F_PPID];
-  st->pgrp = (pid_t)f[F_PGRP];
-  st->session = (pid_t)f[F_SESSION];
   st->flags = (uint32_t)f[F_FLAGS];
   st->minflt = f[F_MINFLT];
-  st->majflt = f[F_MAJFLT];
   st->utime_ticks = f[F_UTIME];
   st->stime_ticks = f[F_STIME];
   st->threads = (uint32_t)f[F_THREADS];
@@ -137,16 +134,24 @@ bool ss_stat_parse(struct ss_stat *st, const char *text, size_t len)
   return true;
 }
 
-/* /proc/PID/NAME, or the thread's where `tid` is not 0; bytes read, 0 on error
- * (errno then says why). */
+enum { PROC_PATH_MAX = 96 };
+
+/* /proc/PID/NAME, or the thread's where `tid` is not 0. */
+static const char *proc_path(char path[PROC_PATH_MAX], pid_t pid, pid_t tid,
+                             const char *name)
+{
+  if (tid == 0)
+    snprintf(path, PROC_PATH_MAX, "/proc/%d/%s", (int)pid, name);
+  else
+    snprintf(path, PROC_PATH_MAX, "/proc/%d/task/%d/%s", (int)pid, (int)tid, name);
+  return path;
+}
+
+/* Bytes read, 0 on error (errno then says why). */
 static size_t read_small(pid_t pid, pid_t tid, const char *name, char *buf, size_t cap)
 {
-  char path[96];
-  if (tid == 0)
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-  else
-    snprintf(path, sizeof path, "/proc/%d/task/%d/%s", (int)pid, (int)tid, name);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  char path[PROC_PATH_MAX];
+  int fd = open(proc_path(path, pid, tid, name), O_RDONLY | O_CLOEXEC);
   if (fd < 0)
     return 0;
   ssize_t n = ss_read_some(fd, buf, cap);
@@ -161,14 +166,15 @@ bool ss_stat_read(struct ss_stat *st, pid_t pid, pid_t tid)
   return ss_stat_parse(st, text, len);
 }
 
+uint64_t ss_ticks_ns(uint64_t ticks)
+{
+  return ticks * (1000000000 / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
 uint64_t ss_stat_age_ns(const struct ss_stat *st)
 {
-  uint64_t tick_ns = 1000000000 / (uint64_t)sysconf(_SC_CLK_TCK), start_ns, now_ns;
-  struct timespec boot;
-  if (clock_gettime(CLOCK_BOOTTIME, &boot) != 0)
-    return 0;
-  start_ns = st->start_ticks * tick_ns;
-  now_ns = (uint64_t)boot.tv_sec * 1000000000 + (uint64_t)boot.tv_nsec;
+  uint64_t start_ns = ss_ticks_ns(st->start_ticks);
+  uint64_t now_ns = ss_clock_ns(CLOCK_BOOTTIME);
   return now_ns > start_ns ? now_ns - start_ns : 0;
 }
 
@@ -190,10 +196,32 @@ bool ss_schedstat_read(pid_t pid, pid_t tid, uint64_t *cpu_ns, uint64_t *wait_ns
   return true;
 }
 
-static uint64_t status_kb(const char *text, const char *name)
+/* The lines behind those that can be long (Groups, Cpus_allowed_list) count too. */
+enum { STATUS_MAX = 1 << 20 };
+
+bool ss_status_read(struct ss_buf *text, pid_t pid, pid_t tid)
 {
-  const char *line = strstr(text, name);
-  return line ? strtoull(line + strlen(name), NULL, 10) : 0;
+  char path[PROC_PATH_MAX];
+  return ss_file_read_all(AT_FDCWD, proc_path(path, pid, tid, "status"), STATUS_MAX, text,
+                          NULL) == SS_ERR_OK;
+}
+
+const char *ss_status_value(const char *text, const char *name)
+{
+  size_t len = strlen(name);
+  for (const char *line = text; line && *line;) {
+    if (strncmp(line, name, len) == 0 && line[len] == ':')
+      return line + len + 1;
+    line = strchr(line, '\n');
+    line = line ? line + 1 : NULL;
+  }
+  return NULL;
+}
+
+uint64_t ss_status_number(const char *text, const char *name, int base)
+{
+  const char *value = ss_status_value(text, name);
+  return value ? strtoull(value, NULL, base) : 0;
 }
 
 uint64_t ss_exec_kb(pid_t pid, pid_t tid)
@@ -201,7 +229,7 @@ uint64_t ss_exec_kb(pid_t pid, pid_t tid)
   char text[4096];
   size_t len = read_small(pid, tid, "status", text, sizeof text - 1);
   text[len] = '\0';
-  return status_kb(text, "\nVmExe:") + status_kb(text, "\nVmLib:");
+  return ss_status_number(text, "VmExe", 10) + ss_status_number(text, "VmLib", 10);
 }
 
 enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out)

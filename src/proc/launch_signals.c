@@ -18,7 +18,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "launch_priv.h"
@@ -28,7 +27,7 @@ enum {
   BATCH = 32,    /* signals taken at once; more wait in the kernel */
   SYNC_MS = 200, /* then the witness may be stopped: continue it */
   SYNC_TRIES = 10,
-  SECOND_LOOK_MS = 2 /* a kill of the group reaches us before it, by microseconds */
+  SECOND_LOOK_NS = 2000000 /* a kill of the group reaches us before it, by microseconds */
 };
 /* A sighting that old is of a signal that merged with another one of ours. */
 static const uint64_t sighting_life_ns = 200000000;
@@ -221,11 +220,9 @@ static int settle_matched(struct ss_launch *l, struct signalfd_siginfo *open, in
 
 static void settle_open(struct ss_launch *l, struct signalfd_siginfo *open, int n)
 {
-  const struct timespec second_look = {.tv_nsec = SECOND_LOOK_MS * 1000000};
-
   for (int look = 0; look < 2 && n > 0; look++) {
     if (look > 0)
-      nanosleep(&second_look, NULL);
+      ss_sleep_ns(SECOND_LOOK_NS);
     ss_launch_sync(l);
     n = settle_matched(l, open, n);
   }

@@ -9,7 +9,6 @@
  * a child of ours is only looked at: its status is for whoever launched it.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ptrace.h>
@@ -17,7 +16,7 @@
 #include <unistd.h>
 
 #include "stacksample/blocked.h"
-#include "stacksample/fsafe.h"
+#include "stacksample/proc.h"
 #include "stacksample/sys.h"
 
 #define POLL_STEP_NS 20000 /* a stop takes 30 us where nothing is in its way */
@@ -25,19 +24,9 @@
 
 /* ---- who traces, who waits --------------------------------------------------- */
 
-static long status_number(const char *text, const char *name)
+static pid_t status_pid(const struct ss_buf *text, const char *name)
 {
-  const char *line = strstr(text, name);
-
-  return line ? strtol(line + strlen(name), NULL, 10) : 0;
-}
-
-static bool read_status(pid_t tid, struct ss_buf *text)
-{
-  char path[64];
-
-  snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
-  return ss_file_read_all(AT_FDCWD, path, 1u << 16, text, NULL) == SS_ERR_OK;
+  return (pid_t)ss_status_number(ss_buf_str(text), name, 10);
 }
 
 /* The kernel names the thread that traces. */
@@ -46,11 +35,10 @@ pid_t ss_tracer_of(pid_t tid)
   struct ss_buf text = {0};
   pid_t tracer = 0;
 
-  if (read_status(tid, &text))
-    tracer = (pid_t)status_number(ss_buf_str(&text), "\nTracerPid:");
-  ss_buf_clear(&text);
-  if (tracer > 0 && read_status(tracer, &text))
-    tracer = (pid_t)status_number(ss_buf_str(&text), "\nTgid:");
+  if (ss_status_read(&text, tid, 0))
+    tracer = status_pid(&text, "TracerPid");
+  if (tracer > 0 && ss_status_read(&text, tracer, 0))
+    tracer = status_pid(&text, "Tgid");
   ss_buf_release(&text);
   return tracer;
 }
@@ -62,9 +50,8 @@ static bool is_own_child(pid_t tid)
   struct ss_buf text = {0};
   bool own = false;
 
-  if (read_status(tid, &text))
-    own = status_number(ss_buf_str(&text), "\nTgid:") == tid &&
-          status_number(ss_buf_str(&text), "\nPPid:") == getpid();
+  if (ss_status_read(&text, tid, 0))
+    own = status_pid(&text, "Tgid") == tid && status_pid(&text, "PPid") == getpid();
   ss_buf_release(&text);
   return own;
 }
@@ -155,13 +142,13 @@ uint64_t ss_stop_release(struct ss_stop *stop)
 
 static enum ss_stop_state await_stop(struct ss_stop *stop, uint64_t deadline_ns)
 {
-  struct timespec step = {.tv_nsec = POLL_STEP_NS};
+  uint64_t step_ns = POLL_STEP_NS;
   enum ss_stop_state state;
 
   while ((state = ss_stop_poll(stop)) == SS_STOP_NOT_YET && ss_now_ns() < deadline_ns) {
-    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
-    if (step.tv_nsec < POLL_STEP_MAX_NS)
-      step.tv_nsec += step.tv_nsec / 2;
+    ss_sleep_ns(step_ns);
+    if (step_ns < POLL_STEP_MAX_NS)
+      step_ns += step_ns / 2;
   }
   return state;
 }
@@ -180,12 +167,11 @@ static enum ss_err give_up(struct ss_stop *stop, uint64_t extra_ns, struct ss_di
 static enum ss_err ask_in_turn(struct ss_stop *stop, pid_t tid, uint64_t deadline_ns,
                                struct ss_diag *diag)
 {
-  struct timespec step = {.tv_nsec = POLL_STEP_MAX_NS};
   enum ss_err err;
 
   while ((err = ss_stop_ask(stop, tid, diag)) == SS_ERR_ACCESS &&
          ss_tracer_of(tid) == getpid() && ss_now_ns() < deadline_ns)
-    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
+    ss_sleep_ns(POLL_STEP_MAX_NS);
   return err;
 }
 

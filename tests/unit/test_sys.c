@@ -20,6 +20,10 @@ static void clocks_go_forward(void **state)
   assert_true(ss_now_ns() >= a);
   assert_true(ss_wall_ns() > 1600000000ull * 1000000000ull);
   assert_true(ss_own_cpu_ns() > 0);
+  assert_true(ss_thread_cpu_ns() > 0);
+  assert_int_equal(ss_clock_ns((clockid_t)-1), 0);
+  ss_sleep_ns(1000);
+  assert_true(ss_now_ns() >= a + 1000);
   assert_int_equal(ss_gettid(), getpid());
 }
 
