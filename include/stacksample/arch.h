@@ -54,9 +54,6 @@ void ss_arch_ptrace_restart(pid_t tid);
 uint32_t ss_arch_callee_saved(void);
 /* e_machine of the ELF files that run here. */
 uint16_t ss_arch_elf_machine(void);
-/* Is this build for a supported machine, and its name ("x86_64"). */
-bool ss_arch_supported(void);
-const char *ss_arch_name(void);
 
 /* SHA-256 by the processor's own instructions; NULL where it has none. */
 ss_sha256_blocks *ss_arch_sha256(void);

@@ -26,7 +26,7 @@ struct ss_section {
   uint64_t vaddr;
 };
 struct ss_segment { /* PT_LOAD */
-  uint64_t vaddr, offset, filesz, memsz;
+  uint64_t vaddr, offset, filesz;
   uint32_t flags; /* PF_* */
 };
 struct ss_image; /* opaque */
@@ -68,7 +68,7 @@ void ss_symtab_free(struct ss_symtab *tab);
  * GLOBAL before WEAK before LOCAL, then the longer size. Never the nearest. */
 bool ss_symtab_find(const struct ss_symtab *tab, uint64_t vaddr, struct ss_symbol *out);
 /* A *defined* symbol of .dynsym (or .symtab) by exact name: its vaddr and size.
- * Undefined entries are skipped (python.md 1.1, the _PyRuntime trap). */
+ * Undefined entries are skipped: every extension module has one of _PyRuntime. */
 bool ss_image_lookup(struct ss_image *image, const char *name, struct ss_symbol *out);
 /* malloc'ed demangled name with a cap, or a copy of `name` where it is not C++;
  * parameter lists and template arguments stay. NULL when out of memory. */
@@ -76,7 +76,6 @@ char *ss_demangle(const char *name);
 
 /* ---- modules: files shared by all processes ------------------------------ */
 
-struct ss_unwind_table; /* unwind.h: built lazily, owned by the module */
 struct ss_module {
   uint32_t id; /* dense, 0 first */
   char *path;  /* as mapped, without " (deleted)" */

@@ -231,7 +231,7 @@ struct ss_pipeline_now {
   char test[256];           /* node id, "" unknown */
   char phase[16];
   uint64_t phase_start_ns;
-  double busy_cpus, user_pct, kernel_pct, spin_pct; /* of the last seconds */
+  double busy_cpus, user_pct, kernel_pct; /* of the last seconds */
 };
 enum ss_err ss_pipeline_start(struct ss_pipeline **p,
                               const struct ss_pipeline_config *config,

@@ -24,7 +24,7 @@
  * continues us when somebody else continued (or killed) it. A SIGSTOP aimed at us
  * alone cannot be seen and stops only us.
  *
- * All calls are for the main thread, but for ss_launch_wake.
+ * All calls are for the main thread.
  */
 #ifndef STACKSAMPLE_LAUNCH_H
 #define STACKSAMPLE_LAUNCH_H
@@ -65,9 +65,6 @@ uint64_t ss_launch_start_ns(const struct ss_launch *l);
 int ss_launch_release(struct ss_launch *l, int log_fd, struct ss_notes *notes);
 /* Ends the child at the handshake, without exec (output folder unusable). */
 void ss_launch_abandon(struct ss_launch *l);
-/* For other children of ours, between fork and exec: mask and dispositions as
- * we were started with. Async-signal-safe. */
-void ss_launch_restore_signals(const struct ss_launch *l);
 
 enum ss_launch_what {
   SS_LAUNCH_TIMEOUT, /* nothing happened in timeout_ms */
@@ -75,8 +72,7 @@ enum ss_launch_what {
                         can still be read; reap by ss_launch_finish */
   SS_LAUNCH_STOPPED, /* was stopped by job control; we stopped too and go on */
   SS_LAUNCH_CONTINUED,
-  SS_LAUNCH_SIGNAL, /* a signal reached us; forwarded where it was due */
-  SS_LAUNCH_WAKE    /* ss_launch_wake was called */
+  SS_LAUNCH_SIGNAL /* a signal reached us; forwarded where it was due */
 };
 struct ss_launch_event {
   enum ss_launch_what what;
@@ -87,7 +83,6 @@ struct ss_launch_event {
 /* timeout_ms < 0: no limit. EXITED comes once; later calls still take signals
  * (a second Ctrl-C), which then have nobody to go on to. */
 void ss_launch_next(struct ss_launch *l, int timeout_ms, struct ss_launch_event *event);
-void ss_launch_wake(struct ss_launch *l); /* from any thread */
 /* Draws the status line (one line, safe for a terminal; cut to its width) on
  * stderr. It is erased before the command's next output; text that the command left
  * without a newline stays. False when nothing was drawn: the terminal takes nothing
@@ -99,9 +94,8 @@ uint64_t ss_launch_quiet_ms(const struct ss_launch *l);
 
 /* How it ended. */
 struct ss_exit {
-  int code;   /* 0..255; -1 when a signal ended it */
-  int signal; /* 0 when it exited */
-  bool core;
+  int code;                  /* 0..255; -1 when a signal ended it */
+  int signal;                /* 0 when it exited */
   struct rusage ru;          /* of wait4: the command and its waited-for descendants */
   uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC; start 0: never released */
 };

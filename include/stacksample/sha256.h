@@ -8,6 +8,8 @@
 /* Takes `count` blocks of 64 bytes into the state. */
 typedef void ss_sha256_blocks(uint32_t h[8], const unsigned char *bytes, size_t count);
 
+extern const uint32_t ss_sha256_constants[64]; /* of the rounds; 16-aligned */
+
 struct ss_sha256 {
   ss_sha256_blocks *take; /* may be replaced after the init by a faster one (arch.h) */
   uint32_t h[8];

@@ -89,13 +89,12 @@ struct ss_unwind_space {
   struct ss_modules *modules;
   const struct ss_mem *live;     /* code and data that do not change */
   const struct ss_perf_map *jit; /* what its JIT says of its code; NULL: nothing */
-  bool saved_registers;          /* frames carry all of saved[], not rbp alone: slower */
+  bool saved_registers;          /* also those that compact rules lose: slower */
   bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };
 
 struct ss_unwinder;
-/* `notes` may be NULL. NULL when out of memory. */
-struct ss_unwinder *ss_unwinder_new(void);
+struct ss_unwinder *ss_unwinder_new(void); /* NULL: out of memory */
 void ss_unwinder_free(struct ss_unwinder *u);
 /* Forgets what is cached of a process (exec, exit, unmapped code). */
 void ss_unwinder_forget(struct ss_unwinder *u, pid_t pid);

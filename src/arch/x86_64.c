@@ -110,13 +110,3 @@ uint16_t ss_arch_elf_machine(void)
 {
   return EM_X86_64;
 }
-
-bool ss_arch_supported(void)
-{
-  return true;
-}
-
-const char *ss_arch_name(void)
-{
-  return "x86_64";
-}

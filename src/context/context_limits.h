@@ -1,4 +1,4 @@
-/* Between time_limits.c and pytest_limits.c. */
+/* Between time_limits.c, pytest_limits.c and unwrap.c. */
 #ifndef SS_CONTEXT_LIMITS_H
 #define SS_CONTEXT_LIMITS_H
 

@@ -15,12 +15,12 @@ struct ss_overloads *ss_overloads_parse(const char *text, size_t len);
 
 /* What a pass over a target's environ array found. */
 struct ss_env_scan {
-  uint64_t test_slot, test_string; /* PYTEST_CURRENT_TEST; 0: not set */
-  uint64_t worker_string;          /* PYTEST_XDIST_WORKER; 0: not set */
-  bool version;                    /* PYTEST_VERSION is set */
-  uint32_t count;                  /* slots before the NULL */
-  uint64_t last;                   /* pointer in the last of them, 0: none */
-  unsigned reads;                  /* of target memory: what it cost */
+  uint64_t test_slot;     /* PYTEST_CURRENT_TEST; 0: not set */
+  uint64_t worker_string; /* PYTEST_XDIST_WORKER; 0: not set */
+  bool version;           /* PYTEST_VERSION is set */
+  uint32_t count;         /* slots before the NULL */
+  uint64_t last;          /* pointer in the last of them, 0: none */
+  unsigned reads;         /* of target memory: what it cost */
 };
 #define SS_TEST_NAME "PYTEST_CURRENT_TEST="
 /* Looks through the slots from index `from` on. false: the array could not be

@@ -140,7 +140,6 @@ static void look_at(struct window *w, uint64_t slot, uint64_t string,
   size_t len = peek(w, string, text, sizeof text);
   if (begins(text, len, SS_TEST_NAME)) {
     out->test_slot = slot;
-    out->test_string = string;
   } else if (begins(text, len, "PYTEST_XDIST_WORKER=")) {
     out->worker_string = string;
   } else if (begins(text, len, "PYTEST_VERSION=")) {

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "context_limits.h"
 #include "stacksample/text.h"
-#include "stacksample/time_limits.h"
 
 /* A command that runs the command given by its last arguments. */
 static const struct wrapper {
@@ -206,15 +206,6 @@ static bool is_setting(const char *word)
   return n > 0 && word[n] == '=';
 }
 
-static void add_timeout1(struct ss_time_limits *limits, double seconds)
-{
-  if (!limits || limits->count >= SS_TIME_LIMITS_MAX)
-    return;
-  struct ss_time_limit *l = &limits->items[limits->count++];
-  *l = (struct ss_time_limit){.kind = SS_LIMIT_RUN, .s = seconds};
-  snprintf(l->source, sizeof l->source, "timeout(1) in the command");
-}
-
 void ss_unwrap(char *const *argv, struct ss_unwrapped *out, struct ss_time_limits *limits,
                const char **settings, size_t cap, size_t *n_settings)
 {
@@ -225,8 +216,8 @@ void ss_unwrap(char *const *argv, struct ss_unwrapped *out, struct ss_time_limit
   if (n_settings)
     *n_settings = 0;
   while (argv && argv[0] && (w = find_wrapper(argv[0]))) {
-    if (ss_timeout1_parse(argv, &seconds))
-      add_timeout1(limits, seconds);
+    if (limits && ss_timeout1_parse(argv, &seconds))
+      ss_time_limits_add(limits, SS_LIMIT_RUN, seconds, "timeout(1) in the command");
     bool env = strcmp(w->name, "env") == 0 || strcmp(w->name, "sudo") == 0;
     argv = skip_options(w, argv + 1);
     for (; env && argv[0] && is_setting(argv[0]); argv++)

@@ -184,8 +184,8 @@ static enum ss_err read_segments(struct ss_image *image, const Elf64_Ehdr *eh,
     Elf64_Phdr ph;
     memcpy(&ph, block + i * sizeof ph, sizeof ph);
     if (ph.p_type == PT_LOAD)
-      image->segments[image->segment_count++] = (struct ss_segment){
-          ph.p_vaddr, ph.p_offset, ph.p_filesz, ph.p_memsz, ph.p_flags};
+      image->segments[image->segment_count++] =
+          (struct ss_segment){ph.p_vaddr, ph.p_offset, ph.p_filesz, ph.p_flags};
     else if (ph.p_type == PT_NOTE)
       read_note_segment(image, &ph);
     else if (ph.p_type == PT_GNU_EH_FRAME)

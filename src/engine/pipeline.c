@@ -161,7 +161,6 @@ static void publish_window(struct ss_pipeline *p, uint64_t now_ns)
     p->now.user_pct = 100.0 * (double)p->window_samples[SS_STATE_USER] / (double)total;
     p->now.kernel_pct =
         100.0 * (double)p->window_samples[SS_STATE_KERNEL] / (double)total;
-    p->now.spin_pct = 100.0 * (double)p->window_samples[SS_STATE_SPIN] / (double)total;
   }
   pthread_mutex_unlock(&p->now_lock);
   memset(p->window_samples, 0, sizeof(p->window_samples));

@@ -39,14 +39,6 @@ void ss_set_mask(uint64_t mask)
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
 }
 
-uint64_t ss_get_mask(void)
-{
-  uint64_t mask = 0;
-
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &mask, sizeof mask);
-  return mask;
-}
-
 static int compare_ints(const void *a, const void *b)
 {
   int x = *(const int *)a, y = *(const int *)b;
@@ -82,20 +74,22 @@ void ss_close_others(int *keep, int n)
 
 /* ---- as we were started ---------------------------------------------------- */
 
+static const __itimer_which_t timer_clocks[3] = {ITIMER_REAL, ITIMER_VIRTUAL,
+                                                 ITIMER_PROF};
+
 static void save_inherited(struct ss_inherited *in)
 {
-  static const int clocks[3] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
   static const struct itimerval off = {0};
   struct sigaction sa;
 
-  in->mask = ss_get_mask();
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &in->mask, sizeof in->mask);
   ss_set_mask(~UINT64_C(0));
   for (int sig = 1; sig <= 64; sig++) {
     if (sigaction(sig, NULL, &sa) == 0 && sa.sa_handler == SIG_IGN)
       in->ignored |= UINT64_C(1) << (sig - 1);
   }
   for (int i = 0; i < 3; i++)
-    setitimer((__itimer_which_t)clocks[i], &off, &in->timers[i]);
+    setitimer(timer_clocks[i], &off, &in->timers[i]);
   for (int fd = 0; fd <= 2; fd++) {
     in->closed[fd] = fcntl(fd, F_GETFD) < 0;
     if (in->closed[fd] && open("/dev/null", O_RDWR | O_CLOEXEC) < 0)
@@ -103,27 +97,25 @@ static void save_inherited(struct ss_inherited *in)
   }
 }
 
-void ss_launch_restore_signals(const struct ss_launch *l)
+static void restore_signals(const struct ss_inherited *in)
 {
   struct sigaction sa = {0};
 
   for (int sig = 1; sig <= 64; sig++) {
-    bool ignored = (l->inherited.ignored >> (sig - 1)) & 1;
+    bool ignored = (in->ignored >> (sig - 1)) & 1;
     sa.sa_handler = ignored ? SIG_IGN : SIG_DFL;
     sigaction(sig, &sa, NULL);
   }
-  ss_set_mask(l->inherited.mask);
+  ss_set_mask(in->mask);
 }
 
 /* ---- the child ------------------------------------------------------------- */
 
 static void rearm_timers(const struct ss_inherited *in)
 {
-  static const int clocks[3] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
-
   for (int i = 0; i < 3; i++) {
     if (timerisset(&in->timers[i].it_value))
-      setitimer((__itimer_which_t)clocks[i], &in->timers[i], NULL);
+      setitimer(timer_clocks[i], &in->timers[i], NULL);
   }
 }
 
@@ -138,7 +130,7 @@ _Noreturn static void child_main(struct ss_launch *l, int go, int exec_error,
   ss_close(&l->exec_error);
   ss_channels_close_sources(&l->channels);
   rearm_timers(&l->inherited);
-  ss_launch_restore_signals(l);
+  restore_signals(&l->inherited);
   if (ss_read_some(go, &order, 1) != 1)
     _exit(0); /* abandoned, or the launcher died */
   if (order == GO_CHANNELS)
@@ -229,7 +221,7 @@ static struct ss_shared *make_shared(void)
 /* The descriptors that are the command's alone. */
 static void let_go(struct ss_launch *l)
 {
-  int keep[] = {l->go, l->exec_error, l->control, l->signals, l->wake};
+  int keep[] = {l->go, l->exec_error, l->control, l->signals};
 
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd <= 1 && null >= 0; fd++)
@@ -243,8 +235,7 @@ static enum ss_err take_signals(struct ss_launch *l, struct ss_diag *diag)
 
   sigfillset(&all);
   l->signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
-  l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (l->signals < 0 || l->wake < 0)
+  if (l->signals < 0)
     return ss_fail_errno(diag, "cannot take signals by descriptor");
   sigprocmask(SIG_SETMASK, &all, NULL); /* glibc's own two stay open */
   return SS_ERR_OK;
@@ -260,7 +251,7 @@ enum ss_err ss_launch_prepare(struct ss_launch **launch,
   if (l == NULL)
     return ss_fail(diag, SS_ERR_NOMEM, "out of memory");
   l->pid = l->witness = -1;
-  l->go = l->exec_error = l->signals = l->wake = l->control = -1;
+  l->go = l->exec_error = l->signals = l->control = -1;
   save_inherited(&l->inherited);
   signal(SIGCHLD, SIG_DFL); /* ignored, it would lose us the exit status */
   l->shared = make_shared();
@@ -366,7 +357,6 @@ static void reap(struct ss_launch *l, struct ss_exit *out)
   l->ended = l->reaped = true;
   out->code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   out->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-  out->core = WIFSIGNALED(status) && WCOREDUMP(status);
   out->start_ns = l->start_ns;
   out->end_ns = l->end_ns;
 }
@@ -434,7 +424,6 @@ void ss_launch_free(struct ss_launch *l)
   ss_close(&l->exec_error);
   ss_close(&l->control);
   ss_close(&l->signals);
-  ss_close(&l->wake);
   if (l->shared != NULL)
     munmap(l->shared, sizeof *l->shared);
   free(l);

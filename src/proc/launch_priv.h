@@ -135,7 +135,6 @@ struct ss_launch {
   int go;             /* handshake: write end */
   int exec_error;     /* read end */
   int signals;        /* signalfd */
-  int wake;           /* eventfd */
   int control;        /* to the witness */
   bool channels_work, logged, delivered;
   bool ended, reaped;
@@ -162,9 +161,8 @@ int ss_launch_hear(struct ss_launch *l, int timeout_ms);
 /* Afterwards the witness has done all that it was told, and what it had got is
  * among the sightings. */
 void ss_launch_sync(struct ss_launch *l);
-/* Raw, because glibc's calls leave out two signals. */
+/* Raw, because glibc's call leaves out two signals. */
 void ss_set_mask(uint64_t mask);
-uint64_t ss_get_mask(void);
 /* Closes every descriptor from 3 on that is not among the `n` of `keep`
  * (sorted in place). */
 void ss_close_others(int *keep, int n);

@@ -306,24 +306,20 @@ static bool look_at_child(struct ss_launch *l)
 
 bool ss_launch_step(struct ss_launch *l, int timeout_ms, int extra_fd)
 {
-  struct pollfd pfd[4] = {
+  struct pollfd pfd[3] = {
       {.fd = l->signals, .events = POLLIN},
       {.fd = l->control, .events = POLLIN},
-      {.fd = l->wake, .events = POLLIN},
       {.fd = extra_fd, .events = POLLIN},
   };
-  uint64_t count;
 
   bool changed = l->pid > 0 && look_at_child(l);
-  if (poll(pfd, 4, changed ? 0 : timeout_ms) <= 0)
+  if (poll(pfd, 3, changed ? 0 : timeout_ms) <= 0)
     return false;
   if (pfd[1].revents != 0)
     ss_launch_hear(l, 0);
   if (pfd[0].revents & POLLIN)
     take_signals(l);
-  if ((pfd[2].revents & POLLIN) && read(l->wake, &count, sizeof count) > 0)
-    push_event(l, (struct ss_launch_event){.what = SS_LAUNCH_WAKE});
-  return pfd[3].revents != 0;
+  return pfd[2].revents != 0;
 }
 
 void ss_launch_next(struct ss_launch *l, int timeout_ms, struct ss_launch_event *event)
@@ -345,12 +341,4 @@ void ss_launch_next(struct ss_launch *l, int timeout_ms, struct ss_launch_event 
     l->n_events--;
   }
   event->interrupts = l->interrupts;
-}
-
-void ss_launch_wake(struct ss_launch *l)
-{
-  uint64_t one = 1;
-
-  while (write(l->wake, &one, sizeof one) < 0 && errno == EINTR) {
-  }
 }

@@ -90,7 +90,6 @@ struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr)
   struct ss_map *map = ss_maps_find(space->maps, addr);
   if (map == NULL)
     return place;
-  place.mapped = true;
   place.executable = (map->prot & SS_PROT_EXEC) != 0;
   struct ss_module *module =
       ss_module_of(space->modules, space->pid, space->maps, map, space->live);
@@ -245,7 +244,7 @@ enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
   return SS_END_NONE;
 }
 
-/* Compact rules know rbp alone; they are the last resort here. */
+/* Compact rules lose registers that expressions save; they are the last resort. */
 enum ss_end ss_step_with_registers(struct ss_unwinder *u, struct ss_frame *frame)
 {
   const enum ss_end end = ss_step_by_methods(u, frame);

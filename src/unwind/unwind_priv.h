@@ -162,7 +162,7 @@ bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde);
 struct ss_place {           /* where an address is */
   struct ss_module *module; /* NULL: none */
   uint64_t bias, vaddr;
-  bool mapped, executable;
+  bool executable;
 };
 
 /* What is known of a code address, kept by a direct-mapped cache. */
