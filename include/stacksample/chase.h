@@ -21,9 +21,19 @@ struct ss_region;
 enum {
   SS_CHASE_POINTERS = 4,
   SS_CHASE_NO_HOP = 0xffff,
-  SS_CHASE_WORDS = 6,     /* sizeof(struct ss_chase) / 8 */
+  SS_CHASE_WORDS = 8,     /* sizeof(struct ss_chase) / 8 */
   SS_CHASE_REGIONS = 160, /* read by one chase */
   SS_CHASE_BYTES = 40960, /* of them together */
+};
+
+/* To one more object by pointers, and to a text that it points to (asyncio: the task
+ * that runs, and its name). Offsets and lengths in bytes. */
+struct ss_chase_path {
+  uint64_t start;   /* where the first pointer is; 0: no path */
+  uint16_t hops[2]; /* the next one lies at that + hop; SS_CHASE_NO_HOP: no more. Behind
+                     * the second lie two pointers, either of which may be the one */
+  uint16_t len;     /* bytes read of the object */
+  uint16_t text_at; /* the pointer in it to a text, whose beginning is read */
 };
 
 /* Offsets and lengths in bytes. */
@@ -44,6 +54,7 @@ struct ss_chase {
    * from `data_at` on, so many more: read as far as there is room. */
   uint16_t count_at, data_at;
   uint16_t elements_max; /* read one by one, each a system call */
+  struct ss_chase_path path;
 };
 
 /* Objects by process and address: looked at before (what they point to is known), and

@@ -51,6 +51,7 @@
 #define SS_PY_TABLE_MAX (1u << 20) /* bytes of a line table (R37) */
 #define SS_PY_INTERPS_MAX 256
 #define SS_PY_CODES_MAX (1u << 20) /* code objects cached per process */
+#define SS_PY_TASK_NAMES_MAX 256   /* of asyncio tasks of a process; then "[task]" */
 #define SS_ENVIRON_MAX 4096        /* slots of environ looked through */
 #define SS_TEST_ID_MAX 8192        /* bytes of PYTEST_CURRENT_TEST kept */
 #define SS_SYMBOL_NAME_MAX 4096    /* bytes of a name before demangling */

@@ -29,12 +29,15 @@ struct ss_py_code {
   bool shim;            /* trampoline, __init__ cleanup: never shown */
 };
 
-/* One frame of a merged stack, innermost first. */
-enum ss_merged_kind { SS_MERGED_NATIVE, SS_MERGED_PYTHON };
+/* One frame of a merged stack, innermost first. An asyncio task stands outside the
+ * frames of its coroutines; the frames outside it are of those who wait for it, who do
+ * not run, up to the task that they belong to; then comes what called the first. */
+enum ss_merged_kind { SS_MERGED_NATIVE, SS_MERGED_PYTHON, SS_MERGED_TASK };
 struct ss_merged {
   enum ss_merged_kind kind;
   uint32_t native;               /* NATIVE: index into the native frames */
-  const struct ss_py_code *code; /* PYTHON; valid while the process lives */
+  const struct ss_py_code *code; /* PYTHON, TASK ("[task: NAME]" as its function, no
+                                  * file); valid while the process lives */
   int line;                      /* PYTHON: current line, 0 unknown */
 };
 

@@ -170,6 +170,8 @@ static void keep_frames(struct ss_looker *l, const struct ss_look_options *optio
     const struct ss_merged *m = &l->merged[i];
     if (m->kind == SS_MERGED_PYTHON)
       python_frame(m, &t->frames[t->n_frames++]);
+    else if (m->kind == SS_MERGED_TASK)
+      t->frames[t->n_frames++].name = strdup(m->code->function);
     else if (!options->no_native)
       native_frame(l, &l->native[m->native], &t->frames[t->n_frames++]);
   }

@@ -34,8 +34,12 @@ static cJSON *frame_json(const struct ss_look_frame *f)
   cJSON *o = cJSON_CreateObject();
   char offset[32];
 
-  add_string(o, "kind", f->python ? "python" : "native");
+  const bool task = !f->python && f->name && !f->module;
+
+  add_string(o, "kind", f->python ? "python" : task ? "task" : "native");
   add_string(o, "name", f->name);
+  if (task)
+    return o;
   if (f->python) {
     add_string(o, "file", f->file);
     if (f->line > 0)

@@ -58,8 +58,10 @@ static void add_python(struct ss_buf *out, pid_t pid, const struct ss_look_frame
 
 static void add_native(struct ss_buf *out, const struct ss_look_frame *f)
 {
-  ss_buf_adds(out, "  native  ");
-  if (f->name) {
+  ss_buf_adds(out, f->name && !f->module ? "  " : "  native  ");
+  if (f->name && !f->module) { /* an asyncio task */
+    add_text(out, f->name);
+  } else if (f->name) {
     add_text(out, f->name);
     ss_buf_adds(out, " (");
     add_text(out, f->module);

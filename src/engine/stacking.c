@@ -186,6 +186,8 @@ static void push_user(struct ss_path *path, struct ss_process *proc,
     const struct ss_merged *m = &p->merged[i];
     if (m->kind == SS_MERGED_PYTHON)
       ss_path_push(path, ss_path_python(p, proc, m->code), m->line);
+    else if (m->kind == SS_MERGED_TASK)
+      ss_path_push(path, ss_path_named(p, SS_FRAME_SYNTHETIC, m->code->function), 0);
     else if (!p->config.no_native && m->native < u->native)
       ss_path_push(path, native_frame_of(p, proc, u, m->native), 0);
   }

@@ -24,6 +24,8 @@ enum {
   NEW_MAX = 24,     /* of them, with what they point to */
   RETRIES = 4,      /* of a list of reads of which one failed */
   PAGE = 4096,
+  TEXT = 128,   /* bytes of a text's beginning */
+  HOP_MAX = 64, /* bytes before the last pointers of a path */
 };
 _Static_assert(sizeof(struct ss_chase) == SS_CHASE_WORDS * sizeof(uint64_t),
                "stage 1 copies it word by word");
@@ -313,6 +315,68 @@ static void read_rests(struct chase *k, const uint64_t *objects, uint32_t count)
   run_reads(k, far, n);
 }
 
+/* ---- the path ---------------------------------------------------------------- */
+
+/* Bytes that were read already, else read now. */
+static bool fetch(struct chase *k, uint64_t addr, void *buf, uint32_t len)
+{
+  if (addr == 0 || addr % 8 != 0)
+    return false;
+  if (ss_mem_get(k->known, addr, buf, len) || from_chased(k, addr, buf, len))
+    return true;
+  if (!room_for(k->out, len))
+    return false;
+  const struct iovec far = {remote(addr), len};
+  run_reads(k, &far, 1);
+  return from_chased(k, addr, buf, len);
+}
+
+/* Where the object may be: one place, or behind hops two. */
+static uint32_t follow_path(struct chase *k, const struct ss_chase_path *p,
+                            uint64_t places[2])
+{
+  uint64_t at;
+  if (!fetch(k, p->start, &at, sizeof at))
+    return 0;
+  places[0] = at & ~(uint64_t)k->c->tag;
+  if (p->hops[0] == SS_CHASE_NO_HOP)
+    return 1;
+  if (!fetch(k, places[0] + p->hops[0], &at, sizeof at))
+    return 0;
+  if (p->hops[1] == SS_CHASE_NO_HOP) {
+    places[0] = at;
+    return 1;
+  }
+  unsigned char last[HOP_MAX + 2 * sizeof *places]; /* from its head on: its type */
+  if (p->hops[1] > HOP_MAX ||
+      !fetch(k, at, last, p->hops[1] + 2 * (uint32_t)sizeof *places))
+    return 0;
+  memcpy(places, last + p->hops[1], 2 * sizeof *places);
+  return 2;
+}
+
+static void run_path(struct chase *k, const struct ss_chase_path *p)
+{
+  struct iovec far[2];
+  uint64_t places[2] = {0};
+  uint32_t n = 0, sum = 0;
+  if (p->start == 0 || p->text_at + 8u > p->len)
+    return;
+  const uint32_t count = follow_path(k, p, places);
+  for (uint32_t i = 0; i < count; i++)
+    if (places[i] % 8 == 0)
+      n = queue_read(far, n, &sum, k, places[i], p->len);
+  run_reads(k, far, n);
+  n = sum = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const unsigned char *object = chased(k->out, places[i], p->len);
+    const uint64_t text = object ? word(object, p->text_at) : 0;
+    if (text % 8 == 0)
+      n = queue_read(far, n, &sum, k, text, TEXT);
+  }
+  run_reads(k, far, n);
+}
+
 void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *known,
                   const struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out)
 {
@@ -322,6 +386,7 @@ void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *know
   if (c->start == 0 || c->pointers[0].at + 8u > c->head)
     return;
   follow(&k, seen, now_ns, &objects);
+  run_path(&k, &c->path);
   read_heads(&k, seen, &objects);
   read_pointers(&k, objects.fresh, objects.fresh_count);
   read_rests(&k, objects.fresh, objects.fresh_count);

@@ -115,8 +115,8 @@ static bool code_was_freed(const struct ss_py *py, struct ss_py_view *view,
          ss_mem_get(view->mem, frame->code, bytes, l->code_need);
 }
 
-bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
-                    const struct ss_py_frame *frame)
+bool ss_py_step_of(struct ss_py *py, struct ss_py_view *view,
+                   const struct ss_py_frame *frame, struct ss_py_step *step)
 {
   static const struct ss_py_code freed = {0, "<freed code>", "?", 0, false};
   int64_t offset = 0;
@@ -127,6 +127,20 @@ bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
     entry = NULL; /* another object lies there now */
   if (!entry && !code_was_freed(py, view, frame))
     return false;
+  *step = (struct ss_py_step){entry ? entry->code : &freed, frame->addr, 0,
+                              frame->owner == OWNER_GENERATOR};
+  if (entry && py->step_count < SS_PY_FRAMES_MAX)
+    step->line =
+        offset < 0 ? step->code->first_line : ss_py_code_line(entry, (uint32_t)offset);
+  return true;
+}
+
+bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
+                    const struct ss_py_frame *frame)
+{
+  struct ss_py_step step;
+  if (!ss_py_step_of(py, view, frame, &step))
+    return false;
   struct ss_py_segment *segment = &py->segments[py->segment_count - 1];
   if (!ss_py_view_exact(view, frame->addr, py->layout.frame_need))
     segment->late = true;
@@ -136,10 +150,6 @@ bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
   }
   if (!ss_grow(&py->steps, &py->step_cap, py->step_count + 1, sizeof *py->steps))
     return false;
-  struct ss_py_step step = {entry ? entry->code : &freed, frame->addr, 0};
-  if (entry)
-    step.line =
-        offset < 0 ? step.code->first_line : ss_py_code_line(entry, (uint32_t)offset);
   py->steps[py->step_count++] = step;
   segment->count++;
   return true;

@@ -28,6 +28,19 @@ static void put_native(struct sink *to, size_t native)
         (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)native};
 }
 
+/* Outside a task's own frames its name, then those who wait for it. */
+static void put_awaits(struct sink *to, const struct ss_py *py,
+                       const struct ss_py_segment *s)
+{
+  for (size_t i = 0; i < s->await_count && to->result->count < to->cap; i++) {
+    const struct ss_py_step *step = &py->awaits[s->await_first + i];
+    to->out[to->result->count++] =
+        (struct ss_merged){.kind = step->frame ? SS_MERGED_PYTHON : SS_MERGED_TASK,
+                           .code = step->code,
+                           .line = step->line};
+  }
+}
+
 static void put_segment(struct sink *to, const struct ss_py *py,
                         const struct ss_py_segment *s)
 {
@@ -39,6 +52,7 @@ static void put_segment(struct sink *to, const struct ss_py *py,
         .kind = SS_MERGED_PYTHON, .code = step->code, .line = step->line};
     to->result->python++;
   }
+  put_awaits(to, py, s);
 }
 
 /* Code that `-X perf` makes for each function calls the evaluation and returns;
@@ -187,6 +201,7 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
   if (m.doubt == SS_PY_DOUBT_NO_FRAMES && ss_py_thread_look_again(py, m.thread))
     merge_again(&m, tid);
   ss_py_learn_places(&m);
+  ss_py_tasks_find(py, m.thread, &m.view, m.tstate);
   put_all(&m, &to);
   settle(&m, result);
   ss_py_plan_update(py, m.thread, m.tstate, m.tstate_bytes);
@@ -221,6 +236,7 @@ void ss_py_free(struct ss_py *py)
   ss_py_threads_release(py);
   free(py->steps);
   free(py->segments);
+  ss_py_tasks_release(py);
   free(py);
 }
 

@@ -179,6 +179,15 @@ static const struct ss_py_code *shown_code(struct ss_py *py, uint64_t addr, uint
   return code;
 }
 
+const struct ss_py_code *ss_py_shown_name(struct ss_py *py, const char *text, size_t len)
+{
+  const uint32_t name = ss_intern(&py->names, text, len);
+  const uint32_t file = ss_intern(&py->names, "", 0);
+  return name != SS_ID_NONE && file != SS_ID_NONE
+             ? shown_code(py, 0, name, file, 0, false)
+             : NULL;
+}
+
 static void read_lines(struct ss_py *py, const struct ss_mem *mem,
                        struct ss_py_code_entry *entry)
 {

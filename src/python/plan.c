@@ -151,6 +151,7 @@ static void set_chase(const struct ss_py *py, const struct ss_py_thread *t,
   };
   if (l->code_size == SS_PY_ABSENT) /* the instructions are an object of their own */
     c->pointers[3].at = (uint16_t)l->code_bytes, c->pointers[3].len = HEAD;
+  ss_py_tasks_path(py, t, c);
 }
 
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)

@@ -70,6 +70,14 @@
   X(bytes, size, 8)                                                                      \
   X(bytes, data, 0)                                                                      \
   X(frame, locals, 0)                                                                    \
+  X(frame, stack, 8)                                                                     \
+  X(gen, frame, 0)                                                                       \
+  X(gen, state, 1)                                                                       \
+  X(task, coro, 8)                                                                       \
+  X(task, name, 8)                                                                       \
+  X(task, callback, 8)                                                                   \
+  X(task, awaited_by, 8)                                                                 \
+  X(task, awaited_by_set, 1)                                                             \
   X(type, name, 8)                                                                       \
   X(type, basicsize, 8)                                                                  \
   X(type, dictoffset, 8)                                                                 \
@@ -93,6 +101,8 @@ enum {
   SS_PY_MAX_code = 256,
   SS_PY_MAX_str = 96,
   SS_PY_MAX_bytes = 64,
+  SS_PY_MAX_gen = 256,
+  SS_PY_MAX_task = 256,
   SS_PY_MAX_type = 2048, /* single fields, no buffer */
   SS_PY_MAX_dict = 64,
   SS_PY_MAX_keys = 64,
@@ -122,25 +132,30 @@ enum ss_py_table { SS_PY_LNOTAB, SS_PY_LINETABLE, SS_PY_LOCATIONS };
 
 struct ss_py_layout {
   uint8_t minor;
-  uint8_t anchor;      /* enum ss_py_anchor */
-  uint8_t boundary;    /* enum ss_py_boundary */
-  uint8_t table;       /* enum ss_py_table */
-  uint8_t attrs;       /* enum ss_py_attrs */
-  uint8_t values_head; /* bytes before the first of a PyDictValues */
-  uint8_t lasti_unit;  /* bytes per f_lasti step; 0: instr is a pointer */
-  uint8_t entry_owner; /* owner of an entry_frame */
-  uint8_t owner_max;   /* the largest there is; more is not a frame */
-  uint8_t code_tag;    /* low bits of frame.code that are a tag */
-  uint8_t kind_shift;  /* bits of str.state: bytes a character (3 bits), */
-  uint8_t compact_bit; /* characters follow the head, */
-  uint8_t ascii_bit;   /* all below 128 */
-  uint32_t shim_flags; /* co_flags of the __init__ cleanup shim, 0 none */
+  uint8_t anchor;       /* enum ss_py_anchor */
+  uint8_t boundary;     /* enum ss_py_boundary */
+  uint8_t table;        /* enum ss_py_table */
+  uint8_t attrs;        /* enum ss_py_attrs */
+  uint8_t values_head;  /* bytes before the first of a PyDictValues */
+  uint8_t lasti_unit;   /* bytes per f_lasti step; 0: instr is a pointer */
+  uint8_t entry_owner;  /* owner of an entry_frame */
+  uint8_t owner_max;    /* the largest there is; more is not a frame */
+  uint8_t code_tag;     /* low bits of frame.code that are a tag */
+  uint8_t kind_shift;   /* bits of str.state: bytes a character (3 bits), */
+  uint8_t compact_bit;  /* characters follow the head, */
+  uint8_t ascii_bit;    /* all below 128 */
+  uint8_t stack_is_int; /* frame.stack counts from frame.locals on (int), else points */
+  uint8_t await_slot;   /* a waiting coroutine's awaited object lies so far below the top
+                         * of its stack; 0: coroutines that wait are not read */
+  int8_t await_min, await_max; /* gen.state of one that waits for another */
+  uint32_t shim_flags;         /* co_flags of the __init__ cleanup shim, 0 none */
 #define SS_PY_FIELD_MEMBER(group, field, width) uint32_t group##_##field;
   SS_PY_FIELDS(SS_PY_FIELD_MEMBER)
 #undef SS_PY_FIELD_MEMBER
   /* Derived: bytes from a structure's start to the end of the last field. */
   uint32_t runtime_need, interp_need, gil_need, tstate_need, cframe_need, frame_need;
   uint32_t code_need, str_need, bytes_need, type_need, dict_need, keys_need;
+  uint32_t gen_need, task_need;
 };
 
 /* A field of a layout and its offset; ends with SS_PY_PLACES_END. */
@@ -234,6 +249,7 @@ struct ss_py_thread {
   uint64_t retry_ns; /* no thread state: when to look again */
   uint64_t wait_ns;  /* ... and how long to wait after that */
   uint64_t generation;
+  uint64_t path_start; /* of the chase's path to the running task; 0 none */
   struct ss_read_plan plan;
   uint64_t loose[SS_PY_LOOSE_MAX]; /* most recent first */
   unsigned loose_count;
@@ -250,16 +266,20 @@ enum { SS_PY_EVALS_MAX = 16, SS_PY_EVAL_SURE = 3 };
 
 struct ss_py_step { /* one Python frame of a walk */
   const struct ss_py_code *code;
-  uint64_t frame;
+  uint64_t frame; /* 0: `code` names an asyncio task */
   int line;
+  bool generator; /* the frame lies in a generator or coroutine */
 };
 struct ss_py_segment { /* the frames of one activation */
   size_t first, count;
-  uint64_t anchor; /* up to 3.10: the frame itself */
-  bool closed;     /* it ends at an anchor */
-  bool late;       /* frames outside what the plan reads at the sample */
-  uint64_t behind; /* the frame that called the activation, 0 none */
+  uint64_t anchor;                 /* up to 3.10: the frame itself */
+  bool closed;                     /* it ends at an anchor */
+  bool late;                       /* frames outside what the plan reads at the sample */
+  uint64_t behind;                 /* the frame that called the activation, 0 none */
+  size_t await_first, await_count; /* in ss_py.awaits, shown outside its frames */
 };
+
+enum { SS_PY_KINDS_MAX = 16 }; /* types that tasks.c knows by name */
 
 struct ss_py {
   const struct ss_unwind_space *space;
@@ -301,6 +321,16 @@ struct ss_py {
   size_t step_count, step_cap;
   struct ss_py_segment *segments;
   size_t segment_count, segment_cap;
+  struct ss_py_step *awaits; /* scratch of a merge: tasks and who waits for them */
+  size_t await_count, await_cap;
+  struct ss_py_kind {
+    uint64_t type;
+    uint8_t kind;
+  } kinds[SS_PY_KINDS_MAX];
+  unsigned kind_count;
+  struct ss_idmap task_names; /* id in `names` -> struct ss_py_code * */
+  uint64_t asyncio_tried_at;  /* generation of the mappings */
+  uint32_t running_task;      /* offset in a thread state (3.14 on); 0 unknown */
   struct ss_buf scratch;
   bool chased;     /* what the running merge needs was read at the sample */
   bool deep;       /* the running merge met more frames than are kept */
@@ -317,6 +347,8 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
 /* Tells stage 1 until when the object at `addr` need not be read at a sample; `table` is
  * its line table's address (0: no code object). */
 void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t table, uint64_t until_ns);
+/* A name that is shown as it is, "[task: reader]"; NULL: out of memory. */
+const struct ss_py_code *ss_py_shown_name(struct ss_py *py, const char *text, size_t len);
 /* Between merges: drops the cache when it has grown too large. */
 void ss_py_codes_trim(struct ss_py *py);
 void ss_py_codes_release(struct ss_py *py);
@@ -365,6 +397,9 @@ struct ss_py_frame {
 bool ss_py_frame_read(const struct ss_py *py, struct ss_py_view *view, uint64_t addr,
                       struct ss_py_frame *frame);
 
+/* The step of a frame; false: it is not a frame of Python code. */
+bool ss_py_step_of(struct ss_py *py, struct ss_py_view *view,
+                   const struct ss_py_frame *frame, struct ss_py_step *step);
 /* Appends one frame of the walk; false: it is not a frame of Python code. */
 bool ss_py_step_add(struct ss_py *py, struct ss_py_view *view,
                     const struct ss_py_frame *frame);
@@ -395,6 +430,17 @@ struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view
                                        unsigned char bytes[SS_PY_MAX_tstate]);
 /* Is this a frame of the evaluation function, by what was learned or its symbol. */
 bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *frame);
+
+/* Finds the asyncio tasks whose coroutines run in py->segments, and the chain of those
+ * that wait for them, into py->awaits. */
+void ss_py_tasks_find(struct ss_py *py, struct ss_py_thread *thread,
+                      struct ss_py_view *view, uint64_t tstate);
+/* How a chase comes from thread->path_start to the running task. */
+void ss_py_tasks_path(const struct ss_py *py, const struct ss_py_thread *thread,
+                      struct ss_chase *chase);
+/* _asyncio's own table of offsets (3.14 on), at `addr`; false: rejected. */
+bool ss_py_asyncio_read(struct ss_py *py, uint64_t addr);
+void ss_py_tasks_release(struct ss_py *py);
 
 /* Renews the thread's plan where the last merge needed more than it reads. */
 void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *thread, uint64_t tstate,

@@ -74,6 +74,23 @@ static places dicts_311 = {
     AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),    AT(keys_count, 24),
     AT(keys_indices, 32),         AT(frame_locals, 72), SS_PY_PLACES_END};
 
+/* Generators, coroutines and the tasks of asyncio. From 3.14 on _asyncio says itself
+ * where its tasks have what. */
+static places gen_312 = {AT(gen_frame, 72), AT(gen_state, 67), AT(frame_stack, 64),
+                         AT(frame_locals, 72), SS_PY_PLACES_END};
+static places gen_314 = {AT(gen_frame, 72), AT(gen_state, 67), AT(frame_stack, 64),
+                         AT(frame_locals, 80), SS_PY_PLACES_END};
+static places gen_313_ft = {AT(gen_frame, 88), AT(gen_state, 83), AT(frame_stack, 64),
+                            AT(frame_locals, 72), SS_PY_PLACES_END};
+static places gen_314_ft = {AT(gen_frame, 88), AT(gen_state, 83), AT(frame_stack, 64),
+                            AT(frame_locals, 80), SS_PY_PLACES_END};
+static places task_312 = {AT(task_callback, 24), AT(task_coro, 136), AT(task_name, 144),
+                          SS_PY_PLACES_END};
+static places task_313 = {AT(task_callback, 24), AT(task_coro, 120), AT(task_name, 128),
+                          SS_PY_PLACES_END};
+static places task_313_ft = {AT(task_callback, 40), AT(task_coro, 136),
+                             AT(task_name, 144), SS_PY_PLACES_END};
+
 /* ---- one table a minor ---------------------------------------------------- */
 
 static places py38 = {AT(frame_locals, 360), AT(frame_lasti, 104), AT(runtime_gil, 1152),
@@ -156,10 +173,16 @@ static places py315_ft = {AT(runtime_interpreters, 936),
  * frame of specialised class calls has it. */
 #define SHIM .shim_flags = 0x2000000
 
+/* gen.state of a coroutine that awaits: FRAME_SUSPENDED (3.12), from 3.13 on
+ * FRAME_SUSPENDED_YIELD_FROM, in 3.15 also its _LOCKED. */
+#define AWAIT_312 .stack_is_int = 1, .await_slot = 1, .await_min = -1, .await_max = -1
+#define AWAIT_314 .await_slot = 1, .await_min = -1, .await_max = -1
+#define AWAIT_315 .await_slot = 2, .await_min = 2, .await_max = 3
+
 static const struct version {
   struct ss_py_layout rules;
   bool free_threaded;
-  const struct ss_py_place *parts[9]; /* ends with NULL */
+  const struct ss_py_place *parts[11]; /* ends with NULL */
 } versions[] = {
     {{.minor = 8,
       .attrs = SS_PY_ATTRS_DICT,
@@ -202,9 +225,11 @@ static const struct version {
       ENTRY_FRAMES,
       .owner_max = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_312,
       STR_BITS},
      false,
-     {header, str_plain, code_head, frame_head, gil, dicts_311, py312}},
+     {header, str_plain, code_head, frame_head, gil, dicts_311, gen_312, task_312,
+      py312}},
     {{.minor = 13,
       .attrs = SS_PY_ATTRS_INLINE,
       .values_head = 8,
@@ -212,59 +237,67 @@ static const struct version {
       ENTRY_FRAMES,
       .owner_max = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_312,
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, py313}},
+     {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, gen_312,
+      task_313, py313}},
     {{.minor = 14,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 4,
       .code_tag = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_314,
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_313, py314}},
+     {header, str_plain, code_head, frame_head, gil, thread_313, gen_314, py314}},
     {{.minor = 15,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
       .code_tag = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_315,
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_315, py315}},
+     {header, str_plain, code_head, frame_head, gil, thread_315, gen_314, py315}},
     {{.minor = 13,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_312,
       STR_BITS,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, py313_ft}},
+     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, gen_313_ft, task_313_ft,
+      py313_ft}},
     {{.minor = 14,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 4,
       .code_tag = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_314,
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, py314_ft}},
+     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, gen_314_ft, py314_ft}},
     {{.minor = 15,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
       .code_tag = 3,
       .table = SS_PY_LOCATIONS,
+      AWAIT_315,
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_315, py315_ft}},
+     {header_ft, code_head_ft, frame_head, gil_ft, thread_315, gen_314_ft, py315_ft}},
 };
 
 void ss_py_place_set(struct ss_py_layout *layout, uint16_t field, uint32_t offset)

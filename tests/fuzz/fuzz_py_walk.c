@@ -1,6 +1,6 @@
 /* A constructed CPython whose memory is overwritten: the first byte chooses the layout
- * and whether all was read at the sample, then triples (place in the heap or stack,
- * value). */
+ * and whether all was read at the sample and asyncio runs, then triples (place in the
+ * heap or stack, value). */
 #include "py_image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -13,6 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   if (!im)
     return 0;
   im->mem.holds = data[0] & 0x40 ? image_holds : NULL;
+  if (data[0] & 0x20 && im->py->layout.await_slot != 0)
+    image_tasks(im);
   image_merge(im, out, 64, &result);
   for (size_t at = 1; at + 4 <= size; at += 4) {
     const size_t place = (size_t)(data[at] | data[at + 1] << 8);

@@ -33,6 +33,11 @@ struct image {
   struct ss_module module;
   char module_name[16];
   struct ss_py *py;
+  struct {
+    uint64_t task, waiter;       /* asyncio tasks: the running one, who waits for it */
+    uint64_t coroutine, waiting; /* their coroutines */
+    uint64_t type, method, str, integer; /* of coroutines, C methods, names */
+  } async;                               /* image_tasks */
 };
 
 static inline size_t image_region(const unsigned char *bytes, size_t size, uint64_t start,
@@ -202,6 +207,93 @@ static inline void image_chain(struct image *im)
   image_frame(im, im->anchor[1], im->type,
               l->tstate_base_frame != SS_PY_ABSENT ? base : 0, l->entry_owner, false);
   image_field(im, im->tstate, l->tstate_base_frame, base, 8);
+}
+
+static inline uint64_t image_type(struct image *im, const char *name)
+{
+  const uint64_t type = image_alloc(im, 256), text = image_alloc(im, 64);
+  image_put(im, text, name, strlen(name) + 1);
+  image_field(im, type, im->py->layout.type_name, text, 8);
+  return type;
+}
+
+static inline uint64_t image_object(struct image *im, uint64_t type, size_t size)
+{
+  const uint64_t object = image_alloc(im, size);
+  image_field(im, object, im->py->layout.code_type, type, 8);
+  return object;
+}
+
+/* A coroutine whose frame is at object + gen_frame, called from `previous`. */
+static inline uint64_t image_coroutine(struct image *im, const char *name, int line,
+                                       uint64_t previous)
+{
+  const uint64_t object = image_object(im, im->async.type, 320);
+  image_frame(im, object + im->py->layout.gen_frame, image_code(im, name, line, 0),
+              previous, 1, false);
+  return object;
+}
+
+/* As _asyncio's own table says it from 3.14 on; `running` is an offset in a thread
+ * state. */
+static inline bool image_asyncio_table(struct image *im, uint64_t running)
+{
+  const uint64_t words[13] = {168, 136, 96,  108, 109,     128, 152,
+                              0,   0,   936, 864, running, 0};
+  const uint64_t at = image_alloc(im, sizeof words);
+  image_put(im, at, words, sizeof words);
+  return ss_py_asyncio_read(im->py, at);
+}
+
+/* `mid` becomes the coroutine of task "inner", run by a Handle whose _run `outer`
+ * becomes; task 7, whose coroutine is `waits`, awaits it. 3.12 on. */
+static inline void image_tasks(struct image *im)
+{
+  enum { RUNNING = 720 };
+  if (im->py->layout.task_coro == SS_PY_ABSENT)
+    image_asyncio_table(im, RUNNING);
+  const struct ss_py_layout *l = &im->py->layout;
+  const uint64_t head = l->code_type + 8;
+  im->async.type = image_type(im, "coroutine");
+  im->async.method = image_type(im, "builtin_function_or_method");
+  im->async.str = image_type(im, "str");
+  im->async.integer = image_type(im, "int");
+  im->async.coroutine = image_coroutine(im, "mid", 20, im->anchor[0]);
+  im->async.waiting = image_coroutine(im, "waits", 40, 0);
+  im->async.task = image_object(im, im->type, 256);
+  im->async.waiter = image_object(im, im->type, 256);
+  image_field(im, im->leaf, l->frame_previous, im->async.coroutine + l->gen_frame, 8);
+  const uint64_t wakeup = image_object(im, im->async.method, 64);
+  image_field(im, wakeup, (uint32_t)head + 8, im->async.waiter, 8);
+  image_field(im, im->async.task, l->task_callback, wakeup, 8);
+  image_field(im, im->async.task, l->task_awaited_by, im->async.waiter, 8);
+  image_field(im, im->async.task, l->task_coro, im->async.coroutine, 8);
+  image_field(im, im->async.waiter, l->task_coro, im->async.waiting, 8);
+  const uint64_t name = image_str(im, "inner");
+  image_field(im, name, l->code_type, im->async.str, 8);
+  image_field(im, im->async.task, l->task_name, name, 8);
+  const uint64_t number = image_object(im, im->async.integer, 64);
+  image_field(im, number, (uint32_t)head, 1 << 3, 8);
+  image_field(im, number, (uint32_t)head + 8, 7, 4);
+  image_field(im, im->async.waiter, l->task_name, number, 8);
+  image_field(im, im->async.waiting, l->gen_state, (uint8_t)l->await_min, 1);
+  const uint64_t future = image_object(im, im->type, 64);
+  const uint64_t frame = im->async.waiting + l->gen_frame;
+  image_field(im, frame, l->frame_locals, future, 8);
+  image_field(im, frame, l->frame_stack,
+              l->stack_is_int ? 1 : frame + l->frame_locals + 8 * l->await_slot,
+              l->stack_is_int ? 4 : 8);
+  /* What runs it. */
+  const uint64_t run = image_code(im, "Handle._run", 30, 0);
+  image_field(im, run, l->code_filename, image_str(im, "asyncio/events.py"), 8);
+  image_frame(im, im->outer, run, im->anchor[1], 0, true);
+  const uint64_t handle = image_object(im, im->type, 128);
+  const uint64_t step = image_object(im, im->async.method, 64);
+  image_field(im, im->outer, l->frame_locals, handle, 8);
+  image_field(im, handle, (uint32_t)head + 8, step, 8);
+  image_field(im, step, (uint32_t)head + 8, im->async.task, 8);
+  if (im->py->running_task != 0)
+    image_field(im, im->tstate, im->py->running_task, im->async.task, 8);
 }
 
 /* Frees `py` with image_free; NULL: no such layout. */

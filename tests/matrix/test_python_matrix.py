@@ -18,6 +18,7 @@ from profiledb import Profile
 PYTHONS = subprocess.run([str(harness.ROOT / "scripts/pythons")], check=True, text=True,
                          stdout=subprocess.PIPE).stdout.split()
 CASES = harness.ROOT / "tests/targets/py_cases.py"
+ASYNC = harness.ROOT / "tests/targets/py_async.py"
 FLUTTER = harness.ROOT / "tests/targets/py_flutter.py"
 sys.path.insert(0, str(CASES.parent))
 
@@ -142,6 +143,36 @@ def test_cases(out, python):
         SELECT DISTINCT s.line FROM stack s JOIN frame f ON f.id = s.frame
         JOIN string n ON n.id = f.name WHERE n.text = 'many'""")
     assert (20002,) in lines, lines
+
+
+def until_the_loop(stack, first):
+    """Coroutines and tasks from function `first` outwards; native frames are left out."""
+    names = [n for n, python in zip(stack.all_names, stack.names)
+             if python or n.startswith("[task")]
+    names = names[names.index(first):]
+    return names[:names.index("Handle._run")] if "Handle._run" in names else names
+
+
+@pytest.mark.parametrize("python", [p for p in PYTHONS if version(p) >= (3, 12)])
+def test_asyncio_tasks(out, python):
+    """The name of the running task, and those who wait for it up to the event loop."""
+    stdout, bundle = profile(out, python, ["0.3"], ASYNC)
+    expected = json.loads(stdout)
+    seen, whole = dict.fromkeys(expected, 0), dict.fromkeys(expected, 0)
+    for stack in stacks(bundle):
+        for case, names in expected.items():
+            if names[0] not in stack.names or not stack.verified:
+                continue
+            found = until_the_loop(stack, names[0])
+            # Of the first samples it is not known yet what to read with them, and of
+            # the last ones who waited may go on before it is read.
+            assert all(n in e if isinstance(e, list) else n == e
+                       for n, e in zip(found, names)), found
+            assert len(found) <= len(names), found
+            seen[case] += 1
+            whole[case] += len(found) == len(names)
+    for case, n in seen.items():
+        assert n > 0 and whole[case] >= n * 0.9, (case, whole[case], n)
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -230,6 +230,69 @@ static void test_changed_words(void **state)
   }
 }
 
+/* A pointer, an object behind hops, and the text that it points to. */
+struct passage {
+  uint64_t start, first[3], last[4], object[8], text[16];
+};
+static void set_passage(struct passage *p)
+{
+  *p = (struct passage){.start = at(p->first) | 1};
+  p->first[1] = at(p->last);
+  p->last[2] = 0x10; /* nothing lies there */
+  p->last[3] = at(p->object);
+  p->object[6] = at(p->text);
+  memcpy(p->text, "the name", 9);
+}
+
+static void test_path(void **state)
+{
+  struct world *w = *state;
+  struct passage *p = calloc(1, sizeof *p);
+  assert_non_null(p);
+  set_passage(p);
+  mark_all(w, UINT64_C(1) << 40);
+  w->chase.path = (struct ss_chase_path){at(&p->start), {8, 16}, sizeof p->object, 6 * 8};
+  chase(w, true);
+  assert_memory_equal(read_at(w, p->last, sizeof p->last), p->last, sizeof p->last);
+  assert_memory_equal(read_at(w, p->object, sizeof p->object), p->object,
+                      sizeof p->object);
+  assert_string_equal(read_at(w, p->text, 9), "the name");
+  p->start = at(p->object); /* without hops */
+  w->chase.path.hops[0] = w->chase.path.hops[1] = SS_CHASE_NO_HOP;
+  chase(w, true);
+  assert_string_equal(read_at(w, p->text, 9), "the name");
+  assert_null(read_at(w, p->last, 8));
+  free(p);
+}
+
+static void test_paths_that_lead_nowhere(void **state)
+{
+  struct world *w = *state;
+  struct passage *p = calloc(1, sizeof *p);
+  assert_non_null(p);
+  mark_all(w, UINT64_C(1) << 40);
+  const struct ss_chase_path path = {at(&p->start), {8, 16}, sizeof p->object, 6 * 8};
+  uint64_t *words[] = {&p->start, &p->first[1], &p->last[3], &p->object[6]};
+  static const uint64_t wild[] = {0, 0x10, UINT64_MAX, UINT64_MAX - 7, 12345678901};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    for (size_t k = 0; k < sizeof wild / sizeof *wild; k++) {
+      set_passage(p);
+      *words[i] = wild[k];
+      w->chase.path = path;
+      chase(w, true);
+      assert_null(read_at(w, p->text, 9));
+    }
+  set_passage(p);
+  w->chase.path.text_at = sizeof p->object - 7;
+  chase(w, true);
+  assert_null(read_at(w, p->object, 8));
+  w->chase.path = path;
+  w->chase.path.hops[1] = 4000;
+  chase(w, true);
+  assert_null(read_at(w, p->object, 8));
+  free(p);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -242,6 +305,8 @@ int main(void)
                                       teardown),
       cmocka_unit_test_setup_teardown(test_cycles_and_bad_offsets_end, setup, teardown),
       cmocka_unit_test_setup_teardown(test_changed_words, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_path, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_paths_that_lead_nowhere, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
