@@ -37,7 +37,7 @@ typedef enum ss_err ss_write_fn(struct ss_profile *p,
 struct ss_writer {
   const char *format; /* "folded", "trace", ...; several files may share one */
   const char *file;   /* name in the bundle */
-  bool always;        /* written without --format naming it */
+  bool always;        /* at the end of a run, also where --format does not name it */
   ss_write_fn *write;
 };
 extern const struct ss_writer
@@ -48,9 +48,8 @@ ss_write_fn ss_write_summary_md, ss_write_summary_json, ss_write_tests_tsv;
 ss_write_fn ss_write_folded, ss_write_folded_tests, ss_write_folded_wait;
 ss_write_fn ss_write_flamegraph, ss_write_trace, ss_write_speedscope, ss_write_pprof;
 
-/* Does `list` ("folded,trace", "all", "none"; NULL: the default) ask for `w`?
- * Always true where w->always. */
-bool ss_writer_wanted(const struct ss_writer *w, const char *list);
+/* Does `list` ("folded,trace", "all", "none"; NULL: the default) name `w`? */
+bool ss_writer_named(const struct ss_writer *w, const char *list);
 /* SS_ERR_USAGE, naming the word, where `list` has one that no writer has. */
 enum ss_err ss_writer_check_list(const char *list, struct ss_diag *diag);
 

@@ -221,7 +221,7 @@ int ss_cmd_attach(int argc, char **argv)
   parsed = parse(&o, argc, argv, &pid);
   if (parsed == -2)
     return SS_EXIT_OK;
-  if (parsed < 0 || !ss_session_check(&o.session, "attach"))
+  if (parsed < 0 || !ss_formats_check(o.session.format, "attach"))
     return SS_EXIT_USAGE;
   if (!ss_pid_parse(pid, &o.pid)) {
     ss_say("'%s' is no process id: stacksample attach PID", pid);

@@ -50,18 +50,6 @@ static int parse(struct report_options *o, int argc, char **argv, const char **b
   return ss_options_operand(&usage, argc, argv, "BUNDLE", bundle);
 }
 
-/* Names that a killed run could not write any more. */
-static void complete_names(struct ss_bundle *bundle)
-{
-  struct ss_store *store = NULL;
-  struct ss_diag diag = {0};
-
-  if (ss_store_reopen(&store, ss_bundle_dir(bundle), "profile.db", &diag) != SS_ERR_OK)
-    return;
-  (void)ss_names_resolve(store, NULL, &diag);
-  (void)ss_store_close(store, &diag);
-}
-
 static bool was_finished(const struct ss_bundle *bundle)
 {
   int fd = ss_file_open_read(ss_bundle_dir(bundle), "manifest.json", NULL);
@@ -72,27 +60,52 @@ static bool was_finished(const struct ss_bundle *bundle)
   return true;
 }
 
-static int write_files(struct ss_bundle *bundle, const struct report_options *o,
-                       bool finished)
+static enum ss_err write_manifest(struct ss_bundle *bundle, struct ss_diag *diag)
 {
   struct ss_profile *profile = NULL;
-  struct ss_diag diag = {0};
-  unsigned failed =
-      ss_outputs_write(bundle, finished ? o->format : NULL, &o->write, NULL, &diag);
+  enum ss_err err = ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", diag);
 
-  if (failed > 0) {
-    ss_say("%u outputs could not be written: %s", failed, diag.text);
-    return failed > 1 ? SS_EXIT_NOTHING : SS_EXIT_PART;
+  if (err == SS_ERR_OK)
+    err = ss_bundle_manifest(bundle, profile, diag);
+  ss_profile_close(profile);
+  return err;
+}
+
+static int write_files(struct ss_bundle *bundle, enum ss_outputs which,
+                       const char *format, const struct ss_write_options *options)
+{
+  struct ss_diag diag = {0};
+  unsigned failed;
+
+  if (ss_outputs_write(bundle, which, format, options, NULL, &failed, &diag) !=
+      SS_ERR_OK) {
+    ss_say_err(diag.err, &diag);
+    return SS_EXIT_NOTHING;
   }
-  if (ss_profile_open(&profile, ss_bundle_dir(bundle), "profile.db", &diag) !=
-          SS_ERR_OK ||
-      ss_bundle_manifest(bundle, profile, &diag) != SS_ERR_OK) {
-    ss_say("manifest.json: %s", diag.text);
-    ss_profile_close(profile);
+  if (failed > 0) {
+    ss_say("%u output%s could not be written: %s", failed, failed == 1 ? "" : "s",
+           diag.text);
     return SS_EXIT_PART;
   }
-  ss_profile_close(profile);
+  if (write_manifest(bundle, &diag) != SS_ERR_OK) {
+    ss_say("manifest.json: %s", diag.text);
+    return SS_EXIT_PART;
+  }
   return SS_EXIT_OK;
+}
+
+/* What a killed run could not do any more: names, and its outputs. */
+static int complete(struct ss_bundle *bundle, bool trace_slices_only)
+{
+  struct ss_write_options all = {.trace_slices_only = trace_slices_only};
+  struct ss_store *store = NULL;
+  struct ss_diag diag = {0};
+
+  if (ss_store_reopen(&store, ss_bundle_dir(bundle), "profile.db", &diag) == SS_ERR_OK) {
+    (void)ss_names_resolve(store, NULL, &diag);
+    (void)ss_store_close(store, &diag);
+  }
+  return write_files(bundle, SS_OUTPUTS_OF_RUN, NULL, &all);
 }
 
 static int print_tables(struct ss_bundle *bundle, const struct report_options *o)
@@ -114,9 +127,7 @@ static int print_tables(struct ss_bundle *bundle, const struct report_options *o
 
 static bool check(struct report_options *o)
 {
-  struct ss_session_options formats = {.format = o->format};
-
-  if (!ss_session_check(&formats, "report"))
+  if (!ss_formats_check(o->format, "report"))
     return false;
   if (o->write.filter.state && ss_state_parse(o->write.filter.state) == SS_STATE_COUNT) {
     ss_say("--state has no '%s'; it knows user, kernel, spin, gil, lock, io, child, "
@@ -140,7 +151,6 @@ int ss_cmd_report(int argc, char **argv)
   struct ss_diag diag = {0};
   const char *path = NULL;
   int parsed = parse(&o, argc, argv, &path), status = SS_EXIT_OK;
-  bool finished;
 
   if (parsed == -2)
     return SS_EXIT_OK;
@@ -150,13 +160,11 @@ int ss_cmd_report(int argc, char **argv)
     ss_say_err(diag.err, &diag);
     return SS_EXIT_NOTHING;
   }
-  finished = was_finished(bundle);
-  if (!finished)
-    complete_names(bundle);
-  if (o.format || !finished)
-    status = write_files(bundle, &o, finished);
-  if (status == SS_EXIT_OK && o.format == NULL)
-    status = print_tables(bundle, &o);
+  if (!was_finished(bundle))
+    status = complete(bundle, o.write.trace_slices_only);
+  if (status == SS_EXIT_OK)
+    status = o.format ? write_files(bundle, SS_OUTPUTS_NAMED, o.format, &o.write)
+                      : print_tables(bundle, &o);
   ss_bundle_free(bundle);
   return status;
 }

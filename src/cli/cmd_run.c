@@ -405,7 +405,7 @@ static bool check(struct run_options *o)
 {
   const char *bad = NULL;
 
-  if (!ss_session_check(&o->session, "run"))
+  if (!ss_formats_check(o->session.format, "run"))
     return false;
   if (!ss_dump_points_parse(o->dump_at, &o->deadline, &bad)) {
     ss_say("--dump-at has no use for '%.*s': give shares and times, such as %s,10m",

@@ -33,76 +33,41 @@ void ss_session_defaults(struct ss_session_options *o)
                                    .env = SS_ENV_REDACTED};
 }
 
-/* ---- formats ------------------------------------------------------------------- */
+/* ---- outputs ------------------------------------------------------------------- */
 
-static bool in_list(const char *list, const char *word)
+bool ss_formats_check(const char *format, const char *command)
 {
-  size_t len = strlen(word);
+  struct ss_diag diag = {0};
 
-  for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-    if (strncmp(at, word, len) == 0 && (at[len] == ',' || at[len] == '\0'))
-      return true;
+  if (ss_writer_check_list(format, &diag) == SS_ERR_OK)
+    return true;
+  ss_say("--format: %s (stacksample %s --help)", diag.text, command);
   return false;
 }
 
-bool ss_format_known(const char *word, size_t len)
-{
-  if ((len == 3 && strncmp(word, "all", 3) == 0) ||
-      (len == 4 && strncmp(word, "none", 4) == 0))
-    return true;
-  for (const struct ss_writer *w = ss_writers; w->format; w++)
-    if (strlen(w->format) == len && strncmp(w->format, word, len) == 0)
-      return true;
-  return false;
-}
-
-bool ss_session_check(const struct ss_session_options *o, const char *command)
-{
-  const char *at = o->format;
-
-  while (at) {
-    size_t len = strcspn(at, ",");
-    if (!ss_format_known(at, len)) {
-      ss_say("--format has no '%.*s'; it knows folded, trace, flamegraph, speedscope, "
-             "pprof, "
-             "all, none (stacksample %s --help)",
-             (int)len, at, command);
-      return false;
-    }
-    at = at[len] == ',' ? at + len + 1 : NULL;
-  }
-  return true;
-}
-
-static bool wanted(const struct ss_writer *w, const char *format)
-{
-  if (w->always)
-    return true;
-  if (format == NULL)
-    format = "folded,trace,flamegraph";
-  return in_list(format, "all") || in_list(format, w->format);
-}
-
-unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
-                          const struct ss_write_options *options,
-                          const struct ss_hurry *hurry, struct ss_diag *diag)
+enum ss_err ss_outputs_write(struct ss_bundle *bundle, enum ss_outputs which,
+                             const char *format, const struct ss_write_options *options,
+                             const struct ss_hurry *hurry, unsigned *failed,
+                             struct ss_diag *diag)
 {
   struct ss_profile *profile = NULL;
-  unsigned failed = 0;
+  enum ss_err err = ss_profile_open(&profile, ss_bundle_dir(bundle), profile_name, diag);
 
-  if (ss_profile_open(&profile, ss_bundle_dir(bundle), profile_name, diag) != SS_ERR_OK)
-    return 1;
-  for (const struct ss_writer *w = ss_writers; w->format; w++) {
-    if (!wanted(w, format))
+  *failed = 0;
+  if (err == SS_ERR_OK)
+    err = ss_profile_filter(profile, &options->filter, diag);
+  for (const struct ss_writer *w = ss_writers; w->format && err == SS_ERR_OK; w++) {
+    bool always = w->always && which == SS_OUTPUTS_OF_RUN;
+    if (!always && !ss_writer_named(w, format))
       continue;
     if (!w->always && hurry && hurry->asked(hurry->arg))
       ss_bundle_absent(bundle, w->file,
                        "interrupted again; `stacksample report` makes it");
     else if (ss_bundle_write(bundle, w, profile, options, diag) != SS_ERR_OK)
-      failed++;
+      (*failed)++;
   }
   ss_profile_close(profile);
-  return failed;
+  return err;
 }
 
 /* ---- start ---------------------------------------------------------------------- */
@@ -435,7 +400,8 @@ enum ss_err ss_session_write(struct ss_session *s, const struct ss_hurry *hurry,
                              struct ss_diag *diag)
 {
   struct ss_write_options options = {.trace_slices_only = s->options->trace_slices_only};
-  enum ss_err err;
+  enum ss_err err, written;
+  unsigned failed;
 
   if (s->pipeline) {
     store_first_sample(s);
@@ -445,8 +411,9 @@ enum ss_err ss_session_write(struct ss_session *s, const struct ss_hurry *hurry,
   ss_bundle_release_reserve(s->bundle);
   err = ss_store_close(s->store, diag);
   s->store = NULL;
-  if (ss_outputs_write(s->bundle, s->options->format, &options, hurry, diag) > 0 &&
-      err == SS_ERR_OK)
+  written = ss_outputs_write(s->bundle, SS_OUTPUTS_OF_RUN, s->options->format, &options,
+                             hurry, &failed, diag);
+  if (err == SS_ERR_OK && (written != SS_ERR_OK || failed > 0))
     err = SS_ERR_IO;
   if (ss_session_manifest(s, diag) != SS_ERR_OK)
     err = SS_ERR_IO;

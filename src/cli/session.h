@@ -123,7 +123,7 @@ void ss_session_defaults(struct ss_session_options *o);
 extern const char *const ss_engine_names[]; /* in the order of ss_engine_choice */
 extern const char *const ss_env_names[];    /* in the order of ss_env_mode */
 /* Is every word of --format a known one? Says the line and returns false. */
-bool ss_session_check(const struct ss_session_options *o, const char *command);
+bool ss_formats_check(const char *format, const char *command);
 
 struct ss_session {
   const struct ss_session_options *options;
@@ -170,12 +170,14 @@ enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag);
 void ss_session_discard(struct ss_session *s);
 void ss_session_free(struct ss_session *s);
 
-/* Writes the outputs named by `format` (NULL: the default ones) from the
- * profile.db of a bundle; counts the files that failed. */
-unsigned ss_outputs_write(struct ss_bundle *bundle, const char *format,
-                          const struct ss_write_options *options,
-                          const struct ss_hurry *hurry, struct ss_diag *diag);
-bool ss_format_known(const char *word, size_t len);
+enum ss_outputs { SS_OUTPUTS_OF_RUN, SS_OUTPUTS_NAMED };
+/* Writes the outputs named by `format` (NULL: the default ones), and those that every
+ * run leaves where they are of one, from the profile.db of a bundle, as far as the
+ * options' filter lets it through. An error: none was written. */
+enum ss_err ss_outputs_write(struct ss_bundle *bundle, enum ss_outputs which,
+                             const char *format, const struct ss_write_options *options,
+                             const struct ss_hurry *hurry, unsigned *failed,
+                             struct ss_diag *diag);
 
 /* terminal.c: the status line (only where `ss_progress_wanted`), closing lines. */
 bool ss_progress_wanted(bool off);

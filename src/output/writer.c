@@ -39,16 +39,16 @@ static bool is_word(const char *word, size_t len, const char *what)
   return strlen(what) == len && memcmp(word, what, len) == 0;
 }
 
-bool ss_writer_wanted(const struct ss_writer *w, const char *list)
+bool ss_writer_named(const struct ss_writer *w, const char *list)
 {
   const char *word;
   size_t len;
   const char *rest = list != NULL ? list : default_list;
-  bool wanted = w->always;
-  while (!wanted && next_word(&rest, &word, &len)) {
-    wanted = is_word(word, len, "all") || is_word(word, len, w->format);
+  bool named = false;
+  while (!named && next_word(&rest, &word, &len)) {
+    named = is_word(word, len, "all") || is_word(word, len, w->format);
   }
-  return wanted;
+  return named;
 }
 
 static bool known_word(const char *word, size_t len)

@@ -1,7 +1,6 @@
 """flamegraph.html in a real browser: every control, by mouse and by keyboard;
 what it shows against profile.db; that it fetches nothing."""
 
-import os
 import re
 import sqlite3
 import subprocess
@@ -11,14 +10,13 @@ import pytest
 import browser
 import harness
 
-FIXTURE = os.environ.get("SS_FIXTURE", str(harness.BUILD / "write_fixture"))
 RUNNING = ("user", "kernel", "spin")
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
 
 def make(folder, kind):
-    subprocess.run([FIXTURE, str(folder), kind, "flamegraph.html"], check=True, timeout=300)
+    subprocess.run([harness.FIXTURE, str(folder), kind, "flamegraph.html"], check=True, timeout=300)
     return folder
 
 

@@ -22,12 +22,11 @@ import harness
 import packages
 import pprof
 
-FIXTURE = os.environ.get("SS_FIXTURE", str(harness.BUILD / "write_fixture"))
 needs_browser = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
 
 def make(folder, kind, *files, **env):
-    subprocess.run([FIXTURE, str(folder), kind, *files], check=True, timeout=300,
+    subprocess.run([harness.FIXTURE, str(folder), kind, *files], check=True, timeout=300,
                    env={**os.environ, **env})
     return folder
 

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("BUILD", "build")
 STACKSAMPLE = os.environ.get("STACKSAMPLE", str(BUILD / "stacksample"))
 TARGETS = pathlib.Path(os.environ.get("SS_TARGETS", BUILD / "targets"))
+FIXTURE = os.environ.get("SS_FIXTURE", str(BUILD / "write_fixture"))  # writes a made-up profile.db
 PYTHON = os.environ.get("PYTHON", sys.executable)  # has torch and pytest
 DENY_PERF = os.environ.get("SS_DENY_PERF", "")  # see tests/e2e/conftest.py
 DEADLINE = 60.0

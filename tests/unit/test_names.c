@@ -150,14 +150,14 @@ static void knows_which_writers_are_asked_for(void **state)
   (void)state;
   static const struct {
     const char *list, *file;
-    bool wanted;
+    bool named;
   } cases[] = {
-      {NULL, "stacks.folded", true},       {NULL, "profile.pb.gz", false},
-      {"all", "profile.pb.gz", true},      {"none", "profiler.json", false},
-      {"none", "summary.md", true},        {"trace", "profiler.json", true},
-      {"trace", "flamegraph.html", false}, {"folded,pprof", "profile.pb.gz", true},
-      {"folded,pprof", "tests.tsv", true}, {"fold", "stacks.folded", false},
-      {"", "stacks-wait.folded", false},   {"foldedx", "stacks.folded", false},
+      {NULL, "stacks.folded", true},        {NULL, "profile.pb.gz", false},
+      {"all", "profile.pb.gz", true},       {"none", "profiler.json", false},
+      {"none", "summary.md", false},        {"trace", "profiler.json", true},
+      {"trace", "flamegraph.html", false},  {"folded,pprof", "profile.pb.gz", true},
+      {"trace,summary", "tests.tsv", true}, {"fold", "stacks.folded", false},
+      {"", "stacks-wait.folded", false},    {"foldedx", "stacks.folded", false},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     const struct ss_writer *w = ss_writers;
@@ -165,7 +165,7 @@ static void knows_which_writers_are_asked_for(void **state)
       w++;
       assert_non_null(w->format);
     }
-    assert_int_equal(ss_writer_wanted(w, cases[i].list), cases[i].wanted);
+    assert_int_equal(ss_writer_named(w, cases[i].list), cases[i].named);
   }
   struct ss_diag diag = {0};
   assert_int_equal(ss_writer_check_list("folded,all,none,speedscope", &diag), SS_ERR_OK);
