@@ -47,8 +47,29 @@ struct ss_option {
   const char *help;           /* one line with the default */
   uint64_t min, max;          /* UINT */
   const char *const *choices; /* CHOICE, ends with NULL */
-  bool *given;                /* may be NULL */
 };
+/* Rows of a table of them. */
+#define SS_VALUE(kind_, name_, letter_, value_, arg_, help_)                             \
+  {                                                                                      \
+    .name = (name_), .letter = (letter_), .kind = SS_OPT_##kind_, .value = (value_),     \
+    .arg = (arg_), .help = (help_)                                                       \
+  }
+#define SS_FLAG(name_, letter_, value_, help_)                                           \
+  SS_VALUE(FLAG, name_, letter_, value_, NULL, help_)
+#define SS_NUMBER(name_, letter_, value_, arg_, help_, min_, max_)                       \
+  {                                                                                      \
+    .name = (name_), .letter = (letter_), .kind = SS_OPT_UINT, .value = (value_),        \
+    .arg = (arg_), .help = (help_), .min = (min_), .max = (max_)                         \
+  }
+#define SS_CHOICE(name_, letter_, value_, arg_, help_, choices_)                         \
+  {                                                                                      \
+    .name = (name_), .letter = (letter_), .kind = SS_OPT_CHOICE, .value = (value_),      \
+    .arg = (arg_), .help = (help_), .choices = (choices_)                                \
+  }
+#define SS_OPTIONS_END                                                                   \
+  {                                                                                      \
+    .name = NULL                                                                         \
+  }
 struct ss_usage {
   const char *command; /* "run" */
   const char *synopsis;

@@ -32,8 +32,8 @@ static int parse(struct attach_options *o, int argc, char **argv, const char **p
 {
   const struct ss_option options[] = {
       SS_SESSION_OPTION_ROWS(&o->session),
-      {"duration", 'd', SS_OPT_DURATION, &o->duration_ns, "DUR",
-       "end after this long (until Ctrl-C or the target's end)", 0, 0, NULL, NULL},
+      SS_VALUE(DURATION, "duration", 'd', &o->duration_ns, "DUR",
+               "end after this long (until Ctrl-C or the target's end)"),
       SS_OPTIONS_END,
   };
   const struct ss_usage usage = {

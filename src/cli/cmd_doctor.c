@@ -265,7 +265,8 @@ static int examine(struct ss_doctor *d)
 int ss_cmd_doctor(int argc, char **argv)
 {
   const struct ss_option options[] = {
-      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL}};
+      SS_OPTIONS_END,
+  };
   const struct ss_usage usage = {
       .command = "doctor",
       .synopsis = "doctor",

@@ -9,31 +9,34 @@
 
 struct report_options {
   const char *format;
-  const char *count;
+  int count; /* of count_units */
   struct ss_write_options write;
 };
+
+static const char *const count_units[] = {"time", "samples", NULL};
 
 static int parse(struct report_options *o, int argc, char **argv, const char **bundle)
 {
   const struct ss_option options[] = {
-      {"format", 0, SS_OPT_STRING, &o->format, "LIST",
-       "write these again: folded, trace, flamegraph, speedscope, pprof, summary, all", 0,
-       0, NULL, NULL},
-      {"test", 0, SS_OPT_STRING, &o->write.filter.test, "TEXT",
-       "only tests whose id holds TEXT", 0, 0, NULL, NULL},
-      {"thread", 0, SS_OPT_STRING, &o->write.filter.thread, "NAME",
-       "only threads of this name, role or number", 0, 0, NULL, NULL},
-      {"state", 0, SS_OPT_STRING, &o->write.filter.state, "STATE",
-       "only this state: user, kernel, spin, gil, lock, io, ...", 0, 0, NULL, NULL},
-      {"from", 0, SS_OPT_DURATION, &o->write.filter.from_ns, "DUR",
-       "from this time of the run on", 0, 0, NULL, NULL},
-      {"to", 0, SS_OPT_DURATION, &o->write.filter.to_ns, "DUR",
-       "up to this time of the run", 0, 0, NULL, NULL},
-      {"count", 0, SS_OPT_STRING, &o->count, "UNIT",
-       "folded stacks in `time` (microseconds, default) or `samples`", 0, 0, NULL, NULL},
-      {"trace-slices-only", 0, SS_OPT_FLAG, &o->write.trace_slices_only, NULL,
-       "leave the raw samples out of profiler.json", 0, 0, NULL, NULL},
-      {NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL},
+      SS_VALUE(STRING, "format", 0, &o->format, "LIST",
+               "write these again: folded, trace, flamegraph, speedscope, pprof, "
+               "summary, all"),
+      SS_VALUE(STRING, "test", 0, &o->write.filter.test, "TEXT",
+               "only tests whose id holds TEXT"),
+      SS_VALUE(STRING, "thread", 0, &o->write.filter.thread, "NAME",
+               "only threads of this name, role or number"),
+      SS_VALUE(STRING, "state", 0, &o->write.filter.state, "STATE",
+               "only this state: user, kernel, spin, gil, lock, io, ..."),
+      SS_VALUE(DURATION, "from", 0, &o->write.filter.from_ns, "DUR",
+               "from this time of the run on"),
+      SS_VALUE(DURATION, "to", 0, &o->write.filter.to_ns, "DUR",
+               "up to this time of the run"),
+      SS_CHOICE("count", 0, &o->count, "UNIT",
+                "folded stacks in `time` (microseconds, default) or `samples`",
+                count_units),
+      SS_FLAG("trace-slices-only", 0, &o->write.trace_slices_only,
+              "leave the raw samples out of profiler.json"),
+      SS_OPTIONS_END,
   };
   const struct ss_usage usage = {
       .command = "report",
@@ -136,11 +139,7 @@ static bool check(struct report_options *o)
            o->write.filter.state);
     return false;
   }
-  if (o->count && strcmp(o->count, "samples") != 0 && strcmp(o->count, "time") != 0) {
-    ss_say("--count is `time` or `samples`, not '%s'", o->count);
-    return false;
-  }
-  o->write.count_samples = o->count && strcmp(o->count, "samples") == 0;
+  o->write.count_samples = o->count == 1;
   return true;
 }
 

@@ -32,16 +32,15 @@ static int parse(struct run_options *o, int argc, char **argv)
 {
   const struct ss_option options[] = {
       SS_SESSION_OPTION_ROWS(&o->session),
-      {"no-log", 0, SS_OPT_FLAG, &o->no_log, NULL, "do not keep the output", 0, 0, NULL,
-       NULL},
-      {"timeout", 0, SS_OPT_DURATION, &o->deadline.timeout_ns, "DUR",
-       "our own deadline: dump, INT, ABRT, KILL (none)", 0, 0, NULL, NULL},
-      {"grace", 0, SS_OPT_DURATION, &o->deadline.grace_ns, "DUR",
-       "between the steps of that ending (10s)", 0, 0, NULL, NULL},
-      {"dump-at", 0, SS_OPT_STRING, &o->dump_at, "LIST",
-       "dumps at times, or shares of the earliest limit (" DUMP_AT ")", 0, 0, NULL, NULL},
-      {"stall", 0, SS_OPT_DURATION, &o->deadline.stall_ns, "DUR",
-       "a dump when a test phase has lasted this long (5m)", 0, 0, NULL, NULL},
+      SS_FLAG("no-log", 0, &o->no_log, "do not keep the output"),
+      SS_VALUE(DURATION, "timeout", 0, &o->deadline.timeout_ns, "DUR",
+               "our own deadline: dump, INT, ABRT, KILL (none)"),
+      SS_VALUE(DURATION, "grace", 0, &o->deadline.grace_ns, "DUR",
+               "between the steps of that ending (10s)"),
+      SS_VALUE(STRING, "dump-at", 0, &o->dump_at, "LIST",
+               "dumps at times, or shares of the earliest limit (" DUMP_AT ")"),
+      SS_VALUE(DURATION, "stall", 0, &o->deadline.stall_ns, "DUR",
+               "a dump when a test phase has lasted this long (5m)"),
       SS_OPTIONS_END,
   };
   const struct ss_usage usage = {

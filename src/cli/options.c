@@ -194,8 +194,6 @@ static int take_long(const struct ss_usage *u, const char *word, const char *nex
 
   if (o == NULL)
     return unknown_option(u, word);
-  if (o->given)
-    *o->given = true;
   if (o->kind == SS_OPT_FLAG) {
     if (equals) {
       ss_say("--%s takes no value (stacksample %s --help)", o->name, u->command);
@@ -216,8 +214,6 @@ static int take_short(const struct ss_usage *u, const char *word, const char *ne
     const struct ss_option *o = find_letter(u, word[i]);
     if (o == NULL)
       return unknown_option(u, word);
-    if (o->given)
-      *o->given = true;
     if (o->kind == SS_OPT_FLAG) {
       set_value(u, o, NULL);
       continue;

@@ -29,97 +29,32 @@ struct ss_session_options {
 };
 void ss_session_defaults(struct ss_session_options *o);
 /* Their rows of an option table; `o` points to the struct. */
-#define SS_SESSION_OPTION_ROWS(o)                                                         \
-  {"output",                                                                              \
-   'o',                                                                                   \
-   SS_OPT_STRING,                                                                         \
-   &(o)->output,                                                                          \
-   "DIR",                                                                                 \
-   "parent folder of the bundle (stacksample-out)",                                       \
-   0,                                                                                     \
-   0,                                                                                     \
-   NULL,                                                                                  \
-   NULL},                                                                                 \
-      {"stamp",     0,      SS_OPT_STRING,                                                \
-       &(o)->stamp, "NAME", "the bundle's name (UTC YYYYMMDDTHHMMSSZ)",                   \
-       0,           0,      NULL,                                                         \
-       NULL},                                                                             \
-      {"rate",      'r',                                                                  \
-       SS_OPT_UINT, &(o)->rate_hz,                                                        \
-       "HZ",        "samples a second of each thread's CPU time (100)",                   \
-       1,           SS_RATE_MAX_HZ,                                                       \
-       NULL,        NULL},                                                                \
-      {"engine", 0, SS_OPT_CHOICE,   &(o)->engine, "NAME", "auto, perf or ptrace (auto)", \
-       0,        0, ss_engine_names, NULL},                                               \
-      {"cpu-only",  0,                                                                    \
-       SS_OPT_FLAG, &(o)->cpu_only,                                                       \
-       NULL,        "no stacks of waiting threads",                                       \
-       0,           0,                                                                    \
-       NULL,        NULL},                                                                \
-      {"stop-any",  0,                                                                    \
-       SS_OPT_FLAG, &(o)->stop_any,                                                       \
-       NULL,        "stop threads whose call may then end with EINTR, too",               \
-       0,           0,                                                                    \
-       NULL,        NULL},                                                                \
-      {"no-python", 0,                                                                    \
-       SS_OPT_FLAG, &(o)->no_python,                                                      \
-       NULL,        "leave Python frames out",                                            \
-       0,           0,                                                                    \
-       NULL,        NULL},                                                                \
-      {"no-native", 0,                                                                    \
-       SS_OPT_FLAG, &(o)->no_native,                                                      \
-       NULL,        "leave native frames out",                                            \
-       0,           0,                                                                    \
-       NULL,        NULL},                                                                \
-      {"no-children",                                                                     \
-       0,                                                                                 \
-       SS_OPT_FLAG,                                                                       \
-       &(o)->no_children,                                                                 \
-       NULL,                                                                              \
-       "sample only the first process",                                                   \
-       0,                                                                                 \
-       0,                                                                                 \
-       NULL,                                                                              \
-       NULL},                                                                             \
-      {"audit",     0,                                                                    \
-       SS_OPT_UINT, &(o)->audit_every,                                                    \
-       "N",         "unwind one stack in N a second way, and compare (1000)",             \
-       1,           SS_AUDIT_EVERY_MAX,                                                   \
-       NULL,        NULL},                                                                \
-      {"format",                                                                          \
-       0,                                                                                 \
-       SS_OPT_STRING,                                                                     \
-       &(o)->format,                                                                      \
-       "LIST",                                                                            \
-       "folded,trace,flamegraph (default); also speedscope, pprof, all, none",            \
-       0,                                                                                 \
-       0,                                                                                 \
-       NULL,                                                                              \
-       NULL},                                                                             \
-      {"trace-slices-only",                                                               \
-       0,                                                                                 \
-       SS_OPT_FLAG,                                                                       \
-       &(o)->trace_slices_only,                                                           \
-       NULL,                                                                              \
-       "leave the raw samples out of profiler.json",                                      \
-       0,                                                                                 \
-       0,                                                                                 \
-       NULL,                                                                              \
-       NULL},                                                                             \
-      {"env",     0,      SS_OPT_CHOICE,                                                  \
-       &(o)->env, "MODE", "what env.txt holds: full, redacted or none (redacted)",        \
-       0,         0,      ss_env_names,                                                   \
-       NULL},                                                                             \
-      {"quiet", 'q', SS_OPT_FLAG, &(o)->quiet, NULL, "no messages but errors",            \
-       0,       0,   NULL,        NULL},                                                  \
-  {                                                                                       \
-    "no-progress", 0, SS_OPT_FLAG, &(o)->no_progress, NULL, "no status line", 0, 0,       \
-        NULL, NULL                                                                        \
-  }
-#define SS_OPTIONS_END                                                                   \
-  {                                                                                      \
-    NULL, 0, SS_OPT_FLAG, NULL, NULL, NULL, 0, 0, NULL, NULL                             \
-  }
+#define SS_SESSION_OPTION_ROWS(o)                                                        \
+  SS_VALUE(STRING, "output", 'o', &(o)->output, "DIR",                                   \
+           "parent folder of the bundle (stacksample-out)"),                             \
+      SS_VALUE(STRING, "stamp", 0, &(o)->stamp, "NAME",                                  \
+               "the bundle's name (UTC YYYYMMDDTHHMMSSZ)"),                              \
+      SS_NUMBER("rate", 'r', &(o)->rate_hz, "HZ",                                        \
+                "samples a second of each thread's CPU time (100)", 1, SS_RATE_MAX_HZ),  \
+      SS_CHOICE("engine", 0, &(o)->engine, "NAME", "auto, perf or ptrace (auto)",        \
+                ss_engine_names),                                                        \
+      SS_FLAG("cpu-only", 0, &(o)->cpu_only, "no stacks of waiting threads"),            \
+      SS_FLAG("stop-any", 0, &(o)->stop_any,                                             \
+              "stop threads whose call may then end with EINTR, too"),                   \
+      SS_FLAG("no-python", 0, &(o)->no_python, "leave Python frames out"),               \
+      SS_FLAG("no-native", 0, &(o)->no_native, "leave native frames out"),               \
+      SS_FLAG("no-children", 0, &(o)->no_children, "sample only the first process"),     \
+      SS_NUMBER("audit", 0, &(o)->audit_every, "N",                                      \
+                "unwind one stack in N a second way, and compare (1000)", 1,             \
+                SS_AUDIT_EVERY_MAX),                                                     \
+      SS_VALUE(STRING, "format", 0, &(o)->format, "LIST",                                \
+               "folded,trace,flamegraph (default); also speedscope, pprof, all, none"),  \
+      SS_FLAG("trace-slices-only", 0, &(o)->trace_slices_only,                           \
+              "leave the raw samples out of profiler.json"),                             \
+      SS_CHOICE("env", 0, &(o)->env, "MODE",                                             \
+                "what env.txt holds: full, redacted or none (redacted)", ss_env_names),  \
+      SS_FLAG("quiet", 'q', &(o)->quiet, "no messages but errors"),                      \
+      SS_FLAG("no-progress", 0, &(o)->no_progress, "no status line")
 extern const char *const ss_engine_names[]; /* in the order of ss_engine_choice */
 extern const char *const ss_env_names[];    /* in the order of ss_env_mode */
 /* Is every word of --format a known one? Says the line and returns false. */
