@@ -54,22 +54,24 @@ struct ss_chase {
    * from `data_at` on, so many more: read as far as there is room. */
   uint16_t count_at, data_at;
   uint16_t elements_max; /* read one by one, each a system call */
+  uint16_t print_at;     /* the word of a head that tells an object from others that
+                          * lie at its address before and after it */
   struct ss_chase_path path;
 };
 
 /* Objects by process and address: looked at before (what they point to is known), and
- * until when they need not be read at all. Of an object its first pointer is kept, in
+ * until when they need not be read at all. Of an object the word at print_at is kept, in
  * short, so that another one at its address is noticed. One writer, any readers; a
  * reader never waits. Forgets what does not fit. */
 struct ss_seen;
 struct ss_seen *ss_seen_new(void);
 void ss_seen_free(struct ss_seen *seen);
-void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer,
+void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
                   uint64_t until_ns);
 enum ss_seen_state { SS_SEEN_NEVER, SS_SEEN_BEFORE, SS_SEEN_LATELY };
 enum ss_seen_state ss_seen_look(const struct ss_seen *seen, pid_t pid, uint64_t addr,
                                 uint64_t now_ns);
-bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer);
+bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print);
 
 /* What a chase read: regions, whose bytes follow each other without gaps. */
 struct ss_chased {

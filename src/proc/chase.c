@@ -32,7 +32,7 @@ _Static_assert(sizeof(struct ss_chase) == SS_CHASE_WORDS * sizeof(uint64_t),
 
 /* ---- what is known --------------------------------------------------------- */
 
-/* A slot: 24 bits of the object's hash, 16 of its first pointer, 24 bits of until when,
+/* A slot: 24 bits of the object's hash, 16 of its print's, 24 bits of until when,
  * in units of 2^24 ns (which come again after three days). */
 enum { SLOTS = 1 << 15, UNTIL_BITS = 24, PRINT_BITS = 16, UNIT_SHIFT = 24 };
 struct ss_seen {
@@ -65,9 +65,9 @@ static uint64_t until_part(uint64_t ns)
   return ns >> UNIT_SHIFT & ((UINT64_C(1) << UNTIL_BITS) - 1);
 }
 
-static uint64_t print_part(uint64_t pointer)
+static uint64_t print_part(uint64_t print)
 {
-  return pointer >> 4 & ((UINT64_C(1) << PRINT_BITS) - 1);
+  return print * UINT64_C(0x9e3779b97f4a7c15) >> (64 - PRINT_BITS);
 }
 
 static uint64_t slot_of(const struct ss_seen *seen, uint64_t hash)
@@ -75,12 +75,12 @@ static uint64_t slot_of(const struct ss_seen *seen, uint64_t hash)
   return atomic_load_explicit(&seen->slots[hash % SLOTS], memory_order_relaxed);
 }
 
-void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer,
+void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
                   uint64_t until_ns)
 {
   const uint64_t hash = seen_hash(pid, addr);
   const uint64_t slot = object_part(hash) << (UNTIL_BITS + PRINT_BITS) |
-                        print_part(pointer) << UNTIL_BITS | until_part(until_ns);
+                        print_part(print) << UNTIL_BITS | until_part(until_ns);
   atomic_store_explicit(&seen->slots[hash % SLOTS], slot, memory_order_relaxed);
 }
 
@@ -94,10 +94,10 @@ enum ss_seen_state ss_seen_look(const struct ss_seen *seen, pid_t pid, uint64_t 
   return until > until_part(now_ns) ? SS_SEEN_LATELY : SS_SEEN_BEFORE;
 }
 
-bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t pointer)
+bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print)
 {
   const uint64_t slot = slot_of(seen, seen_hash(pid, addr));
-  return (slot >> UNTIL_BITS & ((UINT64_C(1) << PRINT_BITS) - 1)) == print_part(pointer);
+  return (slot >> UNTIL_BITS & ((UINT64_C(1) << PRINT_BITS) - 1)) == print_part(print);
 }
 
 /* ---- reading ---------------------------------------------------------------- */
@@ -275,8 +275,8 @@ static void read_heads(struct chase *k, const struct ss_seen *seen, struct objec
   run_reads(k, far, n);
   for (uint32_t i = 0; i < o->count && o->fresh_count < NEW_MAX; i++) {
     const unsigned char *head = chased(k->out, o->all[i], k->c->head);
-    if (head && (o->never[i] || !ss_seen_same(seen, k->pid, o->all[i],
-                                              word(head, k->c->pointers[0].at))))
+    if (head && (o->never[i] ||
+                 !ss_seen_same(seen, k->pid, o->all[i], word(head, k->c->print_at))))
       o->fresh[o->fresh_count++] = o->all[i];
   }
 }
@@ -383,7 +383,7 @@ void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *know
   struct chase k = {.c = c, .known = known, .pid = pid, .out = out};
   struct objects objects = {.count = 0};
   out->count = out->len = 0;
-  if (c->start == 0 || c->pointers[0].at + 8u > c->head)
+  if (c->start == 0 || c->print_at + 8u > c->head || c->pointers[0].at + 8u > c->head)
     return;
   follow(&k, seen, now_ns, &objects);
   run_path(&k, &c->path);

@@ -62,7 +62,7 @@ static bool find_attributes(const struct ss_py_layout *l, const struct ss_mem *m
     return word & 1 ? shared_attributes(l, mem, type, word + 1, a)
                     : dict_attributes(l, mem, word, a);
   case SS_PY_ATTRS_INLINE:
-    if (!ss_mem_u64(mem, object - 24, &dict) ||
+    if (!ss_mem_u64(mem, object - l->dict_before, &dict) ||
         !ss_mem_u64(mem, type + l->type_basicsize, &word))
       return false;
     return dict != 0 ? dict_attributes(l, mem, dict, a)

@@ -19,7 +19,8 @@ enum {
   CODE_UNIT = 2,
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
-#define TRUST_LONGEST_NS UINT64_C(500000000)
+#define TRUST_LONGEST_NS UINT64_C(100000000)
+#define TRUST_REUSED 16
 #define TRUST_LAG_NS                                                                     \
   UINT64_C(100000000) /* without a chase: until it is compared again                     \
                        */
@@ -124,6 +125,7 @@ static bool read_key(struct ss_py *py, const struct ss_mem *mem, uint64_t addr,
   key->qualname =
       l->code_qualname != SS_PY_ABSENT ? ss_py_u64(bytes, l->code_qualname) : 0;
   key->table = ss_py_u64(bytes, l->code_table);
+  key->print = ss_py_u64(bytes, l->code_print);
   return true;
 }
 
@@ -226,6 +228,7 @@ static bool fill_entry(struct ss_py *py, const struct ss_mem *mem, uint64_t addr
   entry->code = shown_code(py, addr, name, file, first_line, shim);
   if (!entry->code)
     return false;
+  entry->once = strcmp(entry->code->function, "<module>") == 0;
   read_lines(py, mem, entry);
   return true;
 }
@@ -236,19 +239,24 @@ static struct ss_py_code_entry *entry_at(struct ss_py *py, uint64_t addr)
   return slot ? (struct ss_py_code_entry *)(uintptr_t)*slot : NULL;
 }
 
-void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t table, uint64_t until_ns)
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns)
 {
   if (py->seen)
-    ss_seen_mark(py->seen, py->space->pid, addr, table, until_ns);
+    ss_seen_mark(py->seen, py->space->pid, addr, print, until_ns);
 }
 
 /* Most code objects live as long as the program, but those of modules and of exec()
- * for a moment: trusted for as long again as they have been known. */
+ * for a moment: trusted for as long again as they have been known, where others were
+ * freed before for a part of that. What runs once is compared at each sample. */
 static void trust(struct ss_py *py, uint64_t addr, struct ss_py_code_entry *entry)
 {
-  const uint64_t age = py->now_ns - entry->since_ns;
-  entry->trust_ns = py->now_ns + (age < TRUST_LONGEST_NS ? age : TRUST_LONGEST_NS);
-  ss_py_vouch(py, addr, entry->key.table, entry->trust_ns);
+  uint64_t time = py->now_ns - entry->since_ns;
+  if (entry->reused)
+    time /= TRUST_REUSED;
+  if (time > TRUST_LONGEST_NS)
+    time = TRUST_LONGEST_NS;
+  entry->trust_ns = py->now_ns + (entry->once ? 0 : time);
+  ss_py_vouch(py, addr, entry->key.print, entry->trust_ns);
 }
 
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
@@ -256,7 +264,7 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
 {
   struct ss_py_code_entry *entry = entry_at(py, addr);
   if (entry && entry->code && !ss_mem_holds(mem, addr, py->layout.code_need) &&
-      (py->chased || py->now_ns < entry->trust_ns + TRUST_LAG_NS))
+      (py->chased || (!entry->once && py->now_ns < entry->trust_ns + TRUST_LAG_NS)))
     return entry; /* stage 1 did not read it because it was trusted */
   struct ss_py_code_key key = {0};
   if (!read_key(py, mem, addr, &key))
@@ -269,6 +277,7 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
     }
   }
   if (!entry->code || memcmp(&key, &entry->key, sizeof key) != 0) {
+    entry->reused = entry->code != NULL || entry->reused;
     entry->key = key;
     entry->code = NULL;
     entry->since_ns = py->now_ns;

@@ -62,6 +62,7 @@
   X(code, qualname, 8)                                                                   \
   X(code, table, 8)                                                                      \
   X(code, bytes, 0)                                                                      \
+  X(code, print, 8)                                                                      \
   X(code, tlbc, 8)                                                                       \
   X(str, length, 8)                                                                      \
   X(str, state, 4)                                                                       \
@@ -126,7 +127,7 @@ enum ss_py_attrs {
   SS_PY_ATTRS_DICT,   /* to 3.10: a dict at tp_dictoffset */
   SS_PY_ATTRS_SPLIT,  /* 3.11: values at -32, or a dict at -24 */
   SS_PY_ATTRS_TAGGED, /* 3.12: values + 1 (bit 0 set) or a dict at -24 */
-  SS_PY_ATTRS_INLINE  /* 3.13: a dict at -24, else values behind the object */
+  SS_PY_ATTRS_INLINE  /* 3.13: a dict before, else values behind the object */
 };
 enum ss_py_table { SS_PY_LNOTAB, SS_PY_LINETABLE, SS_PY_LOCATIONS };
 
@@ -137,6 +138,7 @@ struct ss_py_layout {
   uint8_t table;        /* enum ss_py_table */
   uint8_t attrs;        /* enum ss_py_attrs */
   uint8_t values_head;  /* bytes before the first of a PyDictValues */
+  uint8_t dict_before;  /* INLINE: bytes from the pointer to a dict to the object */
   uint8_t lasti_unit;   /* bytes per f_lasti step; 0: instr is a pointer */
   uint8_t entry_owner;  /* owner of an entry_frame */
   uint8_t owner_max;    /* the largest there is; more is not a frame */
@@ -213,6 +215,7 @@ int ss_py_lines_find(const struct ss_py_lines *lines, uint32_t offset);
  * of a freed one may hold another one a moment later. */
 struct ss_py_code_key {
   uint64_t type, size, filename, name, qualname, table;
+  uint64_t print; /* 3.12 on: with co_version, which no two code objects share */
   uint32_t flags;
   int32_t first_line;
 };
@@ -223,6 +226,8 @@ struct ss_py_code_entry {
   uint64_t size;        /* bytes of instructions */
   uint64_t since_ns;    /* when this key was first met */
   uint64_t trust_ns;    /* until when it needs not be compared again */
+  bool once;            /* runs once, as a module does, and may be freed then */
+  bool reused;          /* the memory had another code object before */
   uint32_t last_offset; /* the answer given last: a caller's line rarely moves */
   int last_line;        /* 0: none yet */
   struct ss_py_lines lines;
@@ -344,9 +349,9 @@ enum ss_err ss_py_detect(struct ss_py *py, struct ss_diag *diag);
 /* The code object at `addr`, from the cache or read now; NULL: not one. */
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
                                        uint64_t addr);
-/* Tells stage 1 until when the object at `addr` need not be read at a sample; `table` is
- * its line table's address (0: no code object). */
-void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t table, uint64_t until_ns);
+/* Tells stage 1 until when the object at `addr` need not be read at a sample; `print` is
+ * what tells it from others at that address (0: no code object). */
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns);
 /* A name that is shown as it is, "[task: reader]"; NULL: out of memory. */
 const struct ss_py_code *ss_py_shown_name(struct ss_py *py, const char *text, size_t len);
 /* Between merges: drops the cache when it has grown too large. */

@@ -34,21 +34,21 @@ static places frame_objects = {
     AT(tstate_current, 24),       AT(tstate_thread_id, 176), AT(frame_previous, 24),
     AT(frame_code, 32),           AT(code_flags, 36),        AT(code_first_line, 40),
     AT(code_bytes, 48),           AT(code_filename, 104),    AT(code_name, 112),
-    AT(code_table, 120),          SS_PY_PLACES_END};
+    AT(code_table, 120),          AT(code_print, 120),       SS_PY_PLACES_END};
 
 /* 3.11 on: the head of a code object. */
 static places code_head = {AT(code_size, 16),      AT(code_flags, 48),
                            AT(code_filename, 112), AT(code_name, 120),
                            AT(code_qualname, 128), AT(code_table, 136),
                            SS_PY_PLACES_END};
-static places code_head_ft = {AT(code_size, 32),       AT(code_flags, 64),
-                              AT(code_first_line, 84), AT(code_filename, 128),
-                              AT(code_name, 136),      AT(code_qualname, 144),
-                              AT(code_table, 152),     SS_PY_PLACES_END};
+static places code_head_ft = {
+    AT(code_size, 32),      AT(code_flags, 64),  AT(code_first_line, 84),
+    AT(code_filename, 128), AT(code_name, 136),  AT(code_qualname, 144),
+    AT(code_print, 104),    AT(code_table, 152), SS_PY_PLACES_END};
 
-/* 3.12 on: the head of a frame. */
+/* 3.12 on: the head of a frame; co_version, with co_nfreevars before it. */
 static places frame_head = {AT(frame_code, 0), AT(frame_previous, 8), AT(frame_instr, 56),
-                            SS_PY_PLACES_END};
+                            AT(code_print, 88), SS_PY_PLACES_END};
 
 /* struct _gil_runtime_state: in _PyRuntime to 3.11, then the interpreter has a
  * pointer to it. */
@@ -73,6 +73,11 @@ static places dicts_311 = {
     AT(type_basicsize, 32),       AT(dict_keys, 32),    AT(dict_values, 40),
     AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),    AT(keys_count, 24),
     AT(keys_indices, 32),         AT(frame_locals, 72), SS_PY_PLACES_END};
+
+static places dicts_313_ft = {
+    AT(type_basicsize, 48), AT(type_cached_keys, 896),    AT(dict_keys, 48),
+    AT(dict_values, 56),    AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),
+    AT(keys_count, 24),     AT(keys_indices, 32),         SS_PY_PLACES_END};
 
 /* Generators, coroutines and the tasks of asyncio. From 3.14 on _asyncio says itself
  * where its tasks have what. */
@@ -101,14 +106,17 @@ static places py310 = {
     AT(frame_locals, 352), AT(frame_lasti, 96),         AT(runtime_gil, 352),
     AT(tstate_cframe, 48), AT(tstate_root_cframe, 264), AT(cframe_previous, 8),
     SS_PY_PLACES_END};
-static places py311 = {
-    AT(type_cached_keys, 872),   AT(runtime_interpreters, 40), AT(runtime_gil, 360),
-    AT(interp_next, 0),          AT(interp_threads, 16),       AT(tstate_cframe, 56),
-    AT(tstate_root_cframe, 336), AT(tstate_thread_id, 152),    AT(tstate_native_id, 160),
-    AT(tstate_chunk, 296),       AT(tstate_chunk_top, 304),    AT(cframe_current, 8),
-    AT(cframe_previous, 16),     AT(frame_code, 32),           AT(frame_previous, 48),
-    AT(frame_instr, 56),         AT(frame_entry, 68),          AT(frame_owner, 69),
-    AT(code_first_line, 72),     AT(code_bytes, 184),          SS_PY_PLACES_END};
+static places py311 = {AT(type_cached_keys, 872),   AT(runtime_interpreters, 40),
+                       AT(runtime_gil, 360),        AT(interp_next, 0),
+                       AT(interp_threads, 16),      AT(tstate_cframe, 56),
+                       AT(tstate_root_cframe, 336), AT(tstate_thread_id, 152),
+                       AT(tstate_native_id, 160),   AT(tstate_chunk, 296),
+                       AT(tstate_chunk_top, 304),   AT(cframe_current, 8),
+                       AT(cframe_previous, 16),     AT(frame_code, 32),
+                       AT(frame_previous, 48),      AT(frame_instr, 56),
+                       AT(frame_entry, 68),         AT(frame_owner, 69),
+                       AT(code_first_line, 72),     AT(code_bytes, 184),
+                       AT(code_print, 136),         SS_PY_PLACES_END};
 static places py312 = {AT(type_cached_keys, 880),
                        AT(runtime_interpreters, 40),
                        AT(interp_next, 0),
@@ -233,6 +241,7 @@ static const struct version {
     {{.minor = 13,
       .attrs = SS_PY_ATTRS_INLINE,
       .values_head = 8,
+      .dict_before = 24,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
@@ -266,6 +275,9 @@ static const struct version {
      false,
      {header, str_plain, code_head, frame_head, gil, thread_315, gen_314, py315}},
     {{.minor = 13,
+      .attrs = SS_PY_ATTRS_INLINE,
+      .values_head = 8,
+      .dict_before = 8,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
@@ -274,8 +286,8 @@ static const struct version {
       STR_BITS,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, gen_313_ft, task_313_ft,
-      py313_ft}},
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, dicts_313_ft, gen_313_ft,
+      task_313_ft, py313_ft}},
     {{.minor = 14,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -286,7 +298,7 @@ static const struct version {
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_313, gen_314_ft, py314_ft}},
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, gen_314_ft, py314_ft}},
     {{.minor = 15,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -297,7 +309,7 @@ static const struct version {
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, code_head_ft, frame_head, gil_ft, thread_315, gen_314_ft, py315_ft}},
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_315, gen_314_ft, py315_ft}},
 };
 
 void ss_py_place_set(struct ss_py_layout *layout, uint16_t field, uint32_t offset)

@@ -19,10 +19,13 @@ PYTHONS = subprocess.run([str(harness.ROOT / "scripts/pythons")], check=True, te
                          stdout=subprocess.PIPE).stdout.split()
 CASES = harness.ROOT / "tests/targets/py_cases.py"
 ASYNC = harness.ROOT / "tests/targets/py_async.py"
+NESTED = CASES.parent / "py_nested.py"
+SHARES = CASES.parent / "py_shares.py"
 FLUTTER = harness.ROOT / "tests/targets/py_flutter.py"
 sys.path.insert(0, str(CASES.parent))
 
 import py_flutter  # noqa: E402
+import py_shares  # noqa: E402
 
 RATE = 400
 NEVER = ("<interpreter trampoline>", "<shim>", "_Py_InitCleanup")
@@ -37,20 +40,24 @@ def version(python):
 
 def command(python, words, script):
     """How to run it, and the file for its standard input. `words` begin with the
-    interpreter's options; a script in another root comes by standard input."""
+    interpreter's options, the last has the script's; a script in another root comes by
+    standard input."""
+    *options, last = words
     if "!" not in python:
-        return [python, *words[:-1], str(script), words[-1]] if script else [python, *words], None
+        return ([python, *options, str(script), *last.split()] if script
+                else [python, *words]), None
     root, path = python.split("!")
     # By its own name, so that nothing of this machine's Python is looked for.
     inside = ["chroot", root, path]
-    return [*inside, *words[:-1], "-", words[-1]] if script else [*inside, *words], script
+    return ([*inside, *options, "-", *last.split()] if script
+            else [*inside, *words]), script
 
 
-def profile(out, python, words, script, env=None, rate=RATE):
+def profile(out, python, words, script, env=None, rate=RATE, before=()):
     words, stdin = command(python, words, script)
     with open(stdin or "/dev/null", encoding="utf-8") as given:
         done = harness.run(
-            [harness.STACKSAMPLE, "run", "-q", "-r", str(rate), "-o", str(out),
+            [*before, harness.STACKSAMPLE, "run", "-q", "-r", str(rate), "-o", str(out),
              "--stamp", "b", "--format", "folded", "--", *words],
             stdin=given, env={**harness.environment(), **(env or {})}, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -60,28 +67,34 @@ def profile(out, python, words, script, env=None, rate=RATE):
 class Stack:
     """A sample's path, innermost first: names, None for what is no Python frame."""
 
-    def __init__(self, names, all_names, verified):
-        self.names, self.all_names, self.verified = names, all_names, verified
+    def __init__(self, frames, verified):
+        self.frames, self.verified = frames, verified  # (name, is Python, line)
+        self.names = [name if python else None for name, python, _ in frames]
+        self.all_names = [name for name, _, _ in frames]
 
     def python(self):
         return [n for n in self.names if n]
 
 
-def stacks(bundle):
-    """One of each sample of a thread on a CPU."""
+def stacks(bundle, thread=None):
+    """One of each sample, those of one thread (by its id) or of all."""
     profile_db = Profile(bundle)
     kinds, merges = profile_db.words("kind"), profile_db.words("merge")
     frames = {i: (text or "", kinds[kind] == "python") for i, text, kind in profile_db.rows(
         "SELECT f.id, n.text, f.kind FROM frame f LEFT JOIN string n ON n.id = f.name")}
-    nodes = {i: (parent, frame) for i, parent, frame in
-             profile_db.rows("SELECT id, parent, frame FROM stack")}
-    for stack, merge in profile_db.rows("SELECT stack, merge FROM sample WHERE stack NOT NULL"):
-        path = []
-        while stack is not None:
-            stack, frame = nodes[stack]
-            path.append(frames[frame])
-        yield Stack([n if python else None for n, python in path], [n for n, _ in path],
-                    merges[merge] == "verified")
+    nodes = {i: (parent, frame, line) for i, parent, frame, line in
+             profile_db.rows("SELECT id, parent, frame, line FROM stack")}
+    known = {}
+    for stack, merge in profile_db.rows(
+            "SELECT s.stack, s.merge FROM sample s JOIN thread t ON t.id = s.thread "
+            "WHERE s.stack NOT NULL AND (? IS NULL OR t.tid = ?)", thread, thread):
+        if (stack, merge) not in known:
+            path, at = [], stack
+            while at is not None:
+                at, frame, line = nodes[at]
+                path.append((*frames[frame], line))
+            known[stack, merge] = Stack(path, merges[merge] == "verified")
+        yield known[stack, merge]
 
 
 def fits(names, expected):
@@ -113,7 +126,7 @@ def verified(bundle):
 
 
 def check_cases(bundle, expected):
-    """What was verified is right, and most of each case was."""
+    """What was verified is right, and so were 99 of 100 of all."""
     right, seen, freed, total = dict.fromkeys(expected, 0), dict.fromkeys(expected, 0), 0, 0
     for stack in stacks(bundle):
         total += 1
@@ -128,17 +141,19 @@ def check_cases(bundle, expected):
             right[case] += ok
     for case, n in seen.items():
         assert n > 0, f"{case} was never seen"
-        assert right[case] >= n / 2, f"{case}: {right[case]} of {n}"
+        assert right[case] >= 0.99 * n, f"{case}: {right[case]} of {n}"
     # Of samples taken before it was known what to read with them.
     assert freed <= total / 20
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_cases(out, python):
-    stdout, bundle = profile(out, python, ["0.1"], CASES)
+    stdout, bundle = profile(out, python, ["0.25"], CASES)
     expected = json.loads(stdout)
     check_cases(bundle, expected)
-    assert verified(bundle) >= 90  # few samples of many kinds
+    # The interpreter's own start counts, and another one on a thread is found a moment
+    # after it was made.
+    assert verified(bundle) >= 97
     lines = Profile(bundle).rows("""
         SELECT DISTINCT s.line FROM stack s JOIN frame f ON f.id = s.frame
         JOIN string n ON n.id = f.name WHERE n.text = 'many'""")
@@ -175,9 +190,76 @@ def test_asyncio_tasks(out, python):
         assert n > 0 and whole[case] >= n * 0.9, (case, whole[case], n)
 
 
+def check_nested(stack, top, frames):
+    """Is it `top`, whose caller is `leaf`, and outside it what the interpreter said: the
+    same functions on the same lines, with native frames where C lies between?"""
+    python = [(name, line) for name, is_python, line in stack.frames if is_python]
+    if [name for name, _ in python[:2]] != [top, "leaf"] or python[2:] != frames:
+        return False
+    return fits(stack.names, [top, "leaf", *["recurse"] * 4, "key", None, "generate",
+                              named("Consumer.__init__", frames), "combine", None, "outer"])
+
+
+def named(qualified, frames):
+    names = [name for name, _ in frames]
+    return qualified if qualified in names else qualified.split(".")[-1]
+
+
 @pytest.mark.parametrize("python", PYTHONS)
-def test_no_impossible_stack(out, python):
-    _, bundle = profile(out, python, ["400000"], FLUTTER)
+def test_nested(out, python):
+    """Asleep all is right, and while it runs 99 of 100, of all samples, verified or not."""
+    stdout, bundle = profile(out, python, ["both 1.5"], NESTED, rate=1000)
+    said = [line.split("\t") for line in stdout.decode().splitlines()[:-1]]
+    frames = [(name, int(line)) for name, _, _, line in said[1:]]
+    assert said[0][0] == "leaf" and len(frames) > 8
+    for top, share in (("sleep_often", 1.0), ("spin_until", 0.99)):
+        found = [s for s in stacks(bundle) if top in s.names]
+        right = [s for s in found if check_nested(s, top, frames)]
+        assert len(found) >= (40 if top == "sleep_often" else 1000), (top, len(found))
+        assert len(right) >= share * len(found), (top, len(right), len(found))
+        # What is verified is right.
+        wrong = [s.all_names for s in found if s.verified and s not in right]
+        assert not wrong, wrong[0]
+
+
+def share_of(found, name):
+    n = sum(name in s.names for s in found)
+    return n / len(found)
+
+
+def check_shares(bundle, said, samples):
+    """Shares as the thread measured them itself, within five standard errors."""
+    found = [s for s in stacks(bundle, said["tid"]) if "work" in s.names]
+    assert len(found) >= samples
+    for s in found:
+        names = s.python()[::-1]
+        names = names[names.index("work"):]
+        ok = all(p in py_shares.CALLS for p in zip(names, names[1:]))
+        assert ok or not s.verified, s.all_names
+    for name in ("b", "c"):
+        share = said[name] / said["all"]
+        error = (share * (1 - share) / len(found)) ** 0.5
+        assert abs(share_of(found, name) - share) <= 5 * error, (
+            name, share_of(found, name), share, error)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_shares(out, python):
+    """Over enough samples that five standard errors are less than a point."""
+    stdout, bundle = profile(out, python, ["14"], SHARES, rate=5000)
+    check_shares(bundle, json.loads(stdout)[0], 62500)
+    assert quality(bundle)["verified_pct"] >= 99
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_shares_of_threads(out, python):
+    stdout, bundle = profile(out, python, ["1.5 4"], SHARES, rate=1000)
+    for said in json.loads(stdout):
+        check_shares(bundle, said, 1000)
+    assert verified(bundle) >= 99
+
+
+def check_flutter(bundle):
     total = 0
     for stack in stacks(bundle):
         names = stack.python()[::-1]
@@ -187,12 +269,30 @@ def test_no_impossible_stack(out, python):
         total += 1
         assert all(p in py_flutter.CALLS for p in zip(names, names[1:])), names
     assert total > 0
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_no_impossible_stack(out, python):
+    _, bundle = profile(out, python, ["400000"], FLUTTER)
+    check_flutter(bundle)
+    assert verified(bundle) >= 99
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_without_priority(out, python):
+    """The readers of samples may be kept waiting; what was read too late is known."""
+    without = ["setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
+    if harness.run([*without, "true"]).returncode != 0:
+        pytest.skip("setpriv: not here, or not allowed")
+    _, bundle = profile(out, python, ["400000"], FLUTTER, before=without)
+    assert Profile(bundle).meta["realtime_reader"] == "no"
+    check_flutter(bundle)
     assert verified(bundle) >= 97
 
 
 @pytest.mark.parametrize("python", [p for p in PYTHONS if version(p) >= (3, 12)])
 def test_perf_trampolines_are_not_frames(out, python):
-    stdout, bundle = profile(out, python, ["-X", "perf", "0.05"], CASES)
+    stdout, bundle = profile(out, python, ["-X", "perf", "0.25"], CASES)
     check_cases(bundle, json.loads(stdout))
     left = [any(n.startswith("py::") for n in s.all_names) for s in stacks(bundle)]
     # Only what is being entered or left has no frame of ours yet.
@@ -203,7 +303,7 @@ def test_perf_trampolines_are_not_frames(out, python):
 def test_jit(out, python):
     _, bundle = profile(out, python, ["400000"], FLUTTER, {"PYTHON_JIT": "1"}, 1000)
     assert quality(bundle)["complete_pct"] >= 99
-    assert verified(bundle) >= 97
+    assert verified(bundle) >= 99
 
 
 def test_greenlet_is_cut_at_its_switch(out):

@@ -1,11 +1,13 @@
 """A stack with C between Python functions at known places: sort key, generator,
 __init__, functools.reduce, recursion. Prints what the interpreter says of it, one
-frame a line, innermost first, then sleeps (or with "busy" spins) on that line.
+frame a line, innermost first, then sleeps (or with "busy" spins) on that line. With
+"both SECONDS" it sleeps fifty times and then spins so long.
 """
 import functools
 import sys
 import time
 
+BOTH = len(sys.argv) > 2 and sys.argv[1] == "both"
 BUSY = len(sys.argv) > 1 and sys.argv[1] == "busy"
 
 
@@ -26,7 +28,22 @@ def spin(seconds):
         pass
 
 
+def sleep_often():
+    for _ in range(50):
+        time.sleep(0.02)
+
+
+def spin_until(end):
+    while time.thread_time() < end:
+        pass
+
+
 def leaf(n):
+    if BOTH:
+        show()
+        sleep_often()
+        spin_until(time.thread_time() + float(sys.argv[2]))
+        sys.exit()
     (spin if BUSY else time.sleep)(show())
 
 

@@ -69,6 +69,7 @@ static int setup(void **state)
       .before = 64,
       .elements_max = 8,
       .head = sizeof(struct object),
+      .print_at = offsetof(struct object, text),
       .pointers = {{offsetof(struct object, text), TEXT},
                    {offsetof(struct object, name), 16}},
       .count_at = 0,
