@@ -65,8 +65,10 @@ void ss_perf_enable(struct ss_perf *perf, bool on); /* ioctl on every event */
 const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf);
 /* On-CPU nanoseconds of all threads that ever inherited, from the count. */
 uint64_t ss_perf_count_ns(const struct ss_perf *perf);
-/* Is this event (of a sample) one that counts page faults? */
-bool ss_perf_is_fault(const struct ss_perf *perf, uint64_t event);
+/* How many page faults a sample of this event stands for; 0: it counts none. */
+uint64_t ss_perf_fault_period(const struct ss_perf *perf, uint64_t event);
+/* Makes samples of page faults rarer or more frequent: `samples` of them came so far. */
+void ss_perf_faults_adapt(struct ss_perf *perf, uint64_t samples, uint64_t now_ns);
 void ss_perf_close(struct ss_perf *perf);
 
 /* ---- records: pure over bytes ------------------------------------------------- */
@@ -91,8 +93,7 @@ struct ss_record { /* pointers are into the decoded bytes */
   uint32_t cpu;
   union {
     struct {
-      uint64_t event;  /* which of ours */
-      uint64_t period; /* what it counted since its last sample */
+      uint64_t event; /* which of ours */
       uint64_t ip;
       bool kernel;                     /* hit in kernel mode */
       const unsigned char *kernel_ips; /* n_kernel u64, innermost first */

@@ -17,7 +17,7 @@
 /* sample_type of every event of ours: the decoder knows no other. */
 #define SS_PERF_SAMPLE_TYPE                                                              \
   (PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_TID | PERF_SAMPLE_TIME |        \
-   PERF_SAMPLE_CPU | PERF_SAMPLE_PERIOD | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER)
+   PERF_SAMPLE_CPU | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER)
 #define SS_PERF_RECORD_MAX 65536 /* header.size is 16 bits */
 
 /* At equal times in this order: no sample before its process exists. */
@@ -88,9 +88,12 @@ void ss_perf_reader_release(struct ss_perf_reader *reader, size_t len);
  * task-clock, on the same ring (perf_faults.c). */
 struct ss_perf_faults {
   struct perf_event_attr attr;
-  int *events; /* owned descriptors */
+  int *events; /* owned descriptors: on each ring one of every level */
   size_t count, cap;
-  struct ss_idmap ids; /* of the events, as PERF_SAMPLE_IDENTIFIER gives them */
+  struct ss_idmap ids; /* of the events, as PERF_SAMPLE_IDENTIFIER gives them: period */
+  unsigned level;      /* the one that is used: how many faults make a sample */
+  bool on;             /* or will be, at exec */
+  uint64_t seen, adapted_ns;
 };
 
 struct ss_perf {
@@ -123,6 +126,7 @@ size_t ss_perf_rings(struct ss_perf *perf, struct ss_perf_ring **rings);
  * errno says why, and none of this thread's is left. */
 bool ss_perf_faults_open(struct ss_perf *perf, const struct perf_event_attr *like,
                          pid_t tid);
+void ss_perf_faults_enable(struct ss_perf *perf, bool on);
 void ss_perf_faults_close(struct ss_perf *perf);
 
 /* ---- read plans, looked up by stage 1 ------------------------------------------- */

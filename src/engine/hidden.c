@@ -37,7 +37,6 @@ struct watched { /* one thread; lives as long as the run */
   bool has_last;
   struct ss_hidden_moment faults[GAP_FAULTS]; /* since then */
   unsigned n_faults;
-  uint64_t fault_clock_ns; /* of the thread, at its last fault */
 };
 
 struct owed { /* time that the ledger named, to be divided */
@@ -233,17 +232,6 @@ void ss_hidden_sample(struct ss_hidden *h, const struct ss_hidden_moment *m)
   w->n_faults = 0;
 }
 
-/* An event whose period adapts may say, after a pause of its thread, that it counted
- * a whole new period: no more than the thread had time for. */
-static uint64_t believable(const struct ss_hidden *h, struct watched *w,
-                           uint64_t clock_ns, uint64_t faults)
-{
-  uint64_t cost = ss_fault_cost_small(&h->cost);
-  uint64_t ran = ss_less(clock_ns, w->fault_clock_ns) + h->period_ns;
-  w->fault_clock_ns = clock_ns;
-  return cost > 0 && faults > ran / cost ? ran / cost + 1 : faults;
-}
-
 void ss_hidden_fault(struct ss_hidden *h, const struct ss_hidden_moment *m,
                      uint64_t faults)
 {
@@ -255,7 +243,6 @@ void ss_hidden_fault(struct ss_hidden *h, const struct ss_hidden_moment *m,
   if (h->cost.n_small == 0) {
     ss_hidden_tick(h, m->time_ns);
   }
-  faults = believable(h, w, m->clock_ns, faults);
   h->counts.faults += faults;
   if (w->n_faults < GAP_FAULTS) {
     w->faults[w->n_faults++] = *m;

@@ -433,7 +433,7 @@ void ss_perf_enable(struct ss_perf *perf, bool on)
 {
   pthread_mutex_lock(&perf->lock);
   switch_all(perf->events, perf->count, on);
-  switch_all(perf->faults.events, perf->faults.count, on);
+  ss_perf_faults_enable(perf, on);
   perf->enabled = on;
   pthread_mutex_unlock(&perf->lock);
 }

@@ -64,7 +64,7 @@ static bool split_trailer(const void *bytes, size_t len, struct ss_cursor *body,
 
 struct sample_parts {
   struct stamp stamp;
-  uint64_t event, ip, period;
+  uint64_t event, ip;
   const unsigned char *chain;
   uint64_t n_chain;
   uint64_t abi;
@@ -103,7 +103,6 @@ static bool read_sample(const void *bytes, size_t len, struct sample_parts *p)
   read_stamp(&c, &p->stamp);
   p->stamp.cpu = ss_read_u32(&c);
   ss_skip(&c, 4);
-  p->period = ss_read_u64(&c);
   p->n_chain = ss_read_u64(&c);
   if (c.failed || p->n_chain > c.left / 8) {
     return false;
@@ -153,7 +152,6 @@ static bool decode_sample(const void *bytes, size_t len, const struct header *h,
   }
   set_stamp(out, &p.stamp);
   out->u.sample.event = p.event;
-  out->u.sample.period = p.period;
   out->u.sample.ip = p.ip;
   out->u.sample.kernel =
       (h->misc & PERF_RECORD_MISC_CPUMODE_MASK) == PERF_RECORD_MISC_KERNEL;

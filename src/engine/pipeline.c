@@ -242,6 +242,8 @@ static void *pipeline_main(void *arg)
     settle_idle(p, now_ns);
     if (p->hidden)
       ss_hidden_tick(p->hidden, now_ns);
+    if (p->hidden && p->facts.faults)
+      ss_perf_faults_adapt(p->config.perf, p->n_fault_samples, now_ns);
     publish_window(p, now_ns);
     ss_store_commit(p->config.store, false);
   }

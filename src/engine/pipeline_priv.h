@@ -170,6 +170,7 @@ struct ss_pipeline {
   uint64_t n_samples, n_lost, n_rejected, n_ignored;
   uint64_t idle_ns;            /* when waits were last settled */
   uint64_t n_hushed, flood_ns; /* flood_ns: of its last check */
+  uint64_t n_fault_samples;
   uint64_t n_audited, n_audit_differs;
   uint64_t tick_ns, schedstat_ns, newest_ns; /* newest: time of the last record */
   uint64_t news_ns;                   /* when code was last seen that may be gone soon */

@@ -305,10 +305,11 @@ static void count_now(struct ss_pipeline *p, uint64_t time_ns, enum ss_state sta
   p->window_samples[state]++;
 }
 
-/* A user-mode moment of a thread whose kernel time is hidden. */
+/* A user-mode moment of a thread whose kernel time is hidden: of the clock, or of the
+ * last of so many page faults. */
 static void note_moment(struct ss_pipeline *p, struct ss_thread *t,
                         const struct ss_record *rec, const struct ss_sample_row *row,
-                        bool fault)
+                        uint64_t faults)
 {
   struct ss_hidden_moment m = {.thread = t->id,
                                .phase = row->phase,
@@ -317,8 +318,8 @@ static void note_moment(struct ss_pipeline *p, struct ss_thread *t,
                                .time_ns = rec->time_ns,
                                .clock_ns = ss_ledger_clock_ns(t->ledger)};
 
-  if (fault)
-    ss_hidden_fault(p->hidden, &m, rec->u.sample.period);
+  if (faults > 0)
+    ss_hidden_fault(p->hidden, &m, faults);
   else
     ss_hidden_sample(p->hidden, &m);
 }
@@ -330,7 +331,7 @@ static void keep_sample(struct ss_pipeline *p, struct ss_thread *t,
   for (uint32_t i = 0; i <= rec->u.sample.more; i++)
     ss_ledger_sample(t->ledger, rec->time_ns, (enum ss_state)row->state);
   if (p->hidden)
-    note_moment(p, t, rec, row, false);
+    note_moment(p, t, rec, row, 0);
   t->ran = true;
   t->samples++;
   count_now(p, rec->time_ns, (enum ss_state)row->state);
@@ -436,9 +437,12 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
       .method = (uint8_t)user.method,
       .merge = (uint8_t)user.merge,
   };
-  if (p->hidden && p->facts.faults &&
-      ss_perf_is_fault(p->config.perf, rec->u.sample.event))
-    note_moment(p, t, rec, &row, true);
+  uint64_t faults = p->hidden && p->facts.faults
+                        ? ss_perf_fault_period(p->config.perf, rec->u.sample.event)
+                        : 0;
+  p->n_fault_samples += faults > 0;
+  if (faults > 0)
+    note_moment(p, t, rec, &row, faults);
   else
     keep_sample(p, t, rec, &row);
 }

@@ -81,8 +81,7 @@ static inline void sample_of(struct perf_bytes *b, uint32_t pid, uint32_t tid,
   put64(b, time);
   put32(b, 1);
   put32(b, 0);
-  put64(b, 500); /* period */
-  put64(b, 4);   /* chain */
+  put64(b, 4); /* chain */
   put64(b, (uint64_t)PERF_CONTEXT_KERNEL);
   put64(b, 0xffffffff81000010);
   put64(b, 0xffffffff81000020);

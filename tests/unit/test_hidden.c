@@ -183,19 +183,6 @@ static void many_faults_take_all(void **state)
   ss_profile_close(r.profile);
 }
 
-static void a_count_that_cannot_be_is_cut(void **state)
-{
-  struct run r;
-  struct ss_hidden_counts counts;
-  start(&r, state);
-  fault(&r, NATIVE, 0, 1);
-  fault(&r, NATIVE, MS, UINT64_MAX / 4);
-  ss_hidden_counts(r.hidden, &counts);
-  assert_in_range(counts.faults, 2, 2 + 11 * MS / COST);
-  finish(&r);
-  ss_profile_close(r.profile);
-}
-
 static void old_moments_are_forgotten(void **state)
 {
   struct run r;
@@ -262,7 +249,6 @@ int main(void)
       TMPDIR_TEST(edges_in_different_lines_share_the_gap),
       TMPDIR_TEST(faults_take_what_they_cost_and_no_more),
       TMPDIR_TEST(many_faults_take_all),
-      TMPDIR_TEST(a_count_that_cannot_be_is_cut),
       TMPDIR_TEST(old_moments_are_forgotten),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

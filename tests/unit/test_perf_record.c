@@ -23,7 +23,6 @@ static void test_sample(void **state)
   assert_int_equal(r.time_ns, 5000);
   assert_int_equal(r.cpu, 1);
   assert_int_equal(r.u.sample.event, 77);
-  assert_int_equal(r.u.sample.period, 500);
   assert_true(r.u.sample.kernel);
   assert_int_equal(r.u.sample.n_kernel, 2);
   uint64_t ip;
@@ -267,7 +266,7 @@ static void test_chain_length_is_bounded(void **state)
   sample(&b, PERF_SAMPLE_REGS_ABI_64, 100);
   static const uint64_t lengths[] = {5000, UINT64_MAX, UINT64_MAX / 8 + 1};
   for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
-    memcpy(b.data + 56, &lengths[i], 8);
+    memcpy(b.data + 48, &lengths[i], 8);
     assert_false(ss_record_decode(b.data, b.len, &r));
   }
 }
