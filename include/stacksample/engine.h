@@ -150,8 +150,9 @@ struct ss_captured { /* valid until the next ss_capture_next */
 };
 struct ss_capture_counts {
   uint64_t records, samples, lost, undecodable, queue_full;
-  uint64_t own_cpu_ns;                        /* of the stage 1 threads */
-  bool fifo;                                  /* real-time priority was granted */
+  uint64_t plans_cut;  /* samples with more to read than SS_PLAN_BYTES_MAX */
+  uint64_t own_cpu_ns; /* of the stage 1 threads */
+  bool fifo;           /* real-time priority was granted */
   uint64_t stops, stop_total_ns, stop_max_ns; /* of the ptrace engine */
 };
 /* Starts the threads. Leaves a CPU's loop on POLLHUP/POLLERR. */

@@ -15,9 +15,10 @@
 #define SS_STACK_SNAPSHOT_SMALL 8192
 #define SS_STACK_SNAPSHOT_MIN 4096
 #define SS_RING_MIN_RECORDS 8         /* spec section 7 */
-#define SS_PLAN_REGIONS_MAX 16        /* raw reads a sample, one system call */
-#define SS_PLAN_BYTES_MAX (64u << 10) /* bytes of them together */
-#define SS_PLAN_DEEP_MAX (44u << 10)  /* of these, stack behind a snapshot */
+#define SS_PLAN_REGIONS_MAX 20        /* raw reads a sample, one system call */
+#define SS_PLAN_STACK_REGIONS 2       /* of these, kept for stack behind a snapshot */
+#define SS_PLAN_BYTES_MAX (96u << 10) /* of all: Python's data stack 48 KB, and */
+#define SS_PLAN_DEEP_MAX (44u << 10)  /* stack behind a snapshot */
 #define SS_QUEUE_BYTES (16u << 20)    /* stage 1 -> 2, per CPU: 0.8 s of 1000 Hz */
 /* Context switches a second on one CPU, beyond which their records are dropped: 24 bytes
  * and some 0.5 us of ours each, for intervals that the samples tell as well. */

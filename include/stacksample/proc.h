@@ -66,19 +66,22 @@ struct ss_region {
   uint32_t len;
 };
 struct ss_read_plan {
-  uint32_t count; /* <= SS_PLAN_REGIONS_MAX */
+  uint32_t count; /* <= SS_PLAN_REGIONS_MAX; see ss_read_plan_add */
   /* The part of the sampled thread's stack that will be needed if the sample's own
    * copy does not reach so far; 0, 0: none. ss_read_plan_stack makes regions of it. */
   uint64_t stack_from, stack_end;
-  struct ss_region regions[16];
+  struct ss_region regions[20];
   struct ss_chase chase; /* followed after these have been read; start 0: none */
 };
 /* Bytes read into `buf`, region after region without gaps; 0 on error. */
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
                         size_t cap);
-/* Adds what a stack copy of `len` bytes from `sp` up lacks of that part, and the
- * copy's last SS_STACK_OVERLAP bytes, by which the two are joined. Nothing where
- * there is no room, or where `sp` is on another stack. */
+/* Adds a region, as far as there is room beside those of the stack. */
+void ss_read_plan_add(struct ss_read_plan *plan, uint64_t addr, uint64_t len);
+/* Puts in front what a stack copy of `len` bytes from `sp` up lacks of that part, and
+ * the copy's last SS_STACK_OVERLAP bytes, by which the two are joined: without them
+ * the sample has no stack, and any other region may turn out to be gone. Nothing where
+ * `sp` is on another stack. */
 void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len);
 /* The spans of `got` bytes in `buf` that reads of regions filled, one after the
  * other; count written. */

@@ -169,6 +169,7 @@ struct ss_snapshot {
   uint64_t stack_end;        /* end of the stack's mapping */
   unsigned char *more;       /* owned: bytes from sp+len on */
   size_t more_len, more_cap;
+  uint64_t missed; /* lowest address behind the copy that could not be had; 0: none */
   bool stale;
 };
 void ss_snapshot_init(struct ss_snapshot *s, uint64_t sp, const void *bytes, size_t len,

@@ -56,12 +56,6 @@ void ss_testenv_reset(struct ss_testenv *env)
   *env = (struct ss_testenv){.generation = generation};
 }
 
-static void plan_add(struct ss_read_plan *plan, uint64_t addr, size_t len)
-{
-  if (plan->count < SS_PLAN_REGIONS_MAX)
-    plan->regions[plan->count++] = (struct ss_region){addr, (uint32_t)len};
-}
-
 static uint64_t slot_at(uint64_t array, uint32_t index)
 {
   return array + (uint64_t)index * sizeof(uint64_t);
@@ -73,15 +67,15 @@ bool ss_testenv_plan(const struct ss_testenv *env, struct ss_read_plan *plan)
 {
   if (env->environ_var == 0)
     return false;
-  plan_add(plan, env->environ_var, sizeof(uint64_t));
+  ss_read_plan_add(plan, env->environ_var, sizeof(uint64_t));
   if (env->slot_addr != 0) {
     size_t text = NAME_LEN + env->value_len + 1;
-    plan_add(plan, env->string, text < PLAN_TEXT_MAX ? text : PLAN_TEXT_MAX);
-    plan_add(plan, env->slot_addr, sizeof(uint64_t));
+    ss_read_plan_add(plan, env->string, text < PLAN_TEXT_MAX ? text : PLAN_TEXT_MAX);
+    ss_read_plan_add(plan, env->slot_addr, sizeof(uint64_t));
   } else if (env->array != 0 && env->count > 0) {
-    plan_add(plan, slot_at(env->array, env->count - 1), 2 * sizeof(uint64_t));
+    ss_read_plan_add(plan, slot_at(env->array, env->count - 1), 2 * sizeof(uint64_t));
   } else if (env->array != 0) {
-    plan_add(plan, env->array, sizeof(uint64_t));
+    ss_read_plan_add(plan, env->array, sizeof(uint64_t));
   }
   return true;
 }

@@ -32,13 +32,17 @@ static void add(_Atomic uint64_t *counter, uint64_t n)
 
 /* ---- moving one record ---------------------------------------------------------- */
 
-size_t ss_capture_plan_bytes(const struct ss_read_plan *plan)
+size_t ss_capture_plan_bytes(struct ss_cpu *cpu, const struct ss_read_plan *plan)
 {
   uint64_t sum = 0;
   for (uint32_t i = 0; i < plan->count; i++) {
     sum += plan->regions[i].len;
   }
-  return sum <= SS_PLAN_BYTES_MAX ? (size_t)sum : 0;
+  if (sum > SS_PLAN_BYTES_MAX) {
+    add(&cpu->plans_cut, 1);
+    sum = SS_PLAN_BYTES_MAX;
+  }
+  return (size_t)sum;
 }
 
 static size_t round_up(size_t n, size_t to)
@@ -165,7 +169,7 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
   bool held = cpu->reader.ring->cpu >= 0;
   if (sample && held && ss_plans_get(cpu->capture->plans, peek.pid, peek.tid, &plan)) {
     ss_read_plan_stack(&plan, peek.sp, peek.stack_len);
-    raw = ss_capture_plan_bytes(&plan);
+    raw = ss_capture_plan_bytes(cpu, &plan);
   }
   uint32_t regions = raw > 0 ? plan.count : 0;
   struct ss_entry *entry = NULL;
@@ -502,6 +506,7 @@ void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out
     out->lost += atomic_load(&cpu->lost);
     out->undecodable += atomic_load(&cpu->undecodable);
     out->queue_full += atomic_load(&cpu->queue_full);
+    out->plans_cut += atomic_load(&cpu->plans_cut);
     out->fifo = out->fifo && atomic_load(&cpu->fifo);
     /* The clock of a thread that has ended cannot be read any more. */
     bool runs = cpu->has_clock && !atomic_load(&cpu->ended);

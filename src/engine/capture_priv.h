@@ -34,7 +34,7 @@ struct ss_cpu {
   _Atomic bool fifo;
   _Atomic uint64_t consumed;   /* ring position: all before it is in the queue */
   _Atomic uint64_t drained_ns; /* start of the last whole pass over the ring */
-  _Atomic uint64_t records, samples, lost, undecodable, queue_full, own_ns;
+  _Atomic uint64_t records, samples, lost, undecodable, queue_full, plans_cut, own_ns;
   /* Written by stage 2. */
   uint64_t newest_ns; /* time of the newest record taken */
   uint64_t peeked;    /* ring position: switches before it were shown */
@@ -94,7 +94,8 @@ void ss_capture_wake_stage_2(struct ss_capture *c);
 /* Room for a record of `len` bytes and `raw` plan bytes; the header is filled. */
 struct ss_entry *ss_capture_reserve(struct ss_cpu *cpu, size_t len, uint32_t regions,
                                     size_t raw, uint64_t time_ns);
-size_t ss_capture_plan_bytes(const struct ss_read_plan *plan);
+/* Bytes to read; what is beyond the limit is left out, and counted. */
+size_t ss_capture_plan_bytes(struct ss_cpu *cpu, const struct ss_read_plan *plan);
 
 /* hushed.c: true, and counted: a switch that is not handed on. */
 bool ss_hushed_take(struct ss_cpu *cpu, const struct ss_record_peek *peek);

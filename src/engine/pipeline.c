@@ -366,6 +366,10 @@ void ss_pipeline_finish(struct ss_pipeline *p)
   add_stops(store, &counts);
   if (p->n_hushed > 0)
     ss_store_meta_u64(store, SS_META_SWITCHES_DROPPED, p->n_hushed);
+  if (counts.plans_cut > 0)
+    ss_note(p->config.notes,
+            "at %" PRIu64 " samples there was more to read than the limit of %u KB",
+            counts.plans_cut, SS_PLAN_BYTES_MAX >> 10);
   ss_store_meta_u64(store, SS_META_LOST, counts.lost);
   ss_store_meta_u64(store, SS_META_REJECTED, p->n_rejected + counts.undecodable);
   if (p->py_rejected > 0)

@@ -68,6 +68,15 @@ struct ss_path_memo { /* a thread's last path of the trie, from the root inward 
   size_t count, cap;
 };
 
+/* Of a thread's stack, what its samples' copies miss; 0, 0: nothing so far. */
+struct ss_depth {
+  uint64_t from, end;
+  bool end_known; /* by a complete stack */
+};
+/* After the unwinding of one sample (depth.c). */
+void ss_depth_note(struct ss_depth *d, const struct ss_snapshot *s,
+                   const struct ss_frame *frames, size_t count, enum ss_end end);
+
 struct ss_thread {
   struct ss_process *process;
   pid_t tid;
@@ -75,8 +84,8 @@ struct ss_thread {
   struct ss_thread_row row;
   struct ss_ledger_thread *ledger;
   char comm[64];
-  uint64_t deep_from, deep_end; /* of the stack, what copies miss; 0: nothing so far */
-  uint64_t plan_key;            /* what the last plan was made from */
+  struct ss_depth depth;
+  uint64_t plan_key; /* what the last plan was made from */
   bool planned;
   bool followed;                        /* it has an event of its own: following.c */
   bool ran;                             /* on a CPU since schedstat was last read */

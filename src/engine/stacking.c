@@ -201,42 +201,12 @@ static void push_user(struct ss_path *path, struct ss_process *proc,
 /* ---- plans
  * ----------------------------------------------------------------------------- */
 
-/* A thread whose stack was once deeper than its copy: from now on the part behind
- * the copy is read with the sample, because it may change before stage 2 asks for
- * it. It ends below the outermost frame, which does not move, and begins where the
- * first frame that reaches behind the copy keeps what its caller needs: a kernel of
- * OpenBLAS has 30 KB of its own data below that. */
-static void note_depth(struct ss_thread *t, const struct ss_record *rec,
-                       const struct user_stack *u)
-{
-  enum { SAVED = 256, ABOVE = 64 };
-  uint64_t copied = rec->u.sample.regs.r[SS_REG_SP] + rec->u.sample.stack_len;
-
-  /* A frame larger than the copy (OpenBLAS has its buffers there): whatever lies
-   * behind the copy is needed, and too soon overwritten to be read later. */
-  if (u->end == SS_END_TRUNCATED && copied < t->deep_from &&
-      t->deep_end - copied <= SS_PLAN_DEEP_MAX)
-    t->deep_from = copied;
-  if (u->end != SS_END_COMPLETE || u->native == 0)
-    return;
-  uint64_t end = u->frames[u->native - 1].sp + ABOVE, from = end;
-  if (end <= copied || end - copied > SS_STACK_READ_MAX)
-    return;
-  for (size_t i = u->native - 1; i-- > 0 && u->frames[i].cfa > copied;)
-    from = u->frames[i].sp > copied ? u->frames[i].sp : u->frames[i].cfa - SAVED;
-  if (end - from > SS_PLAN_DEEP_MAX)
-    from = end - SS_PLAN_DEEP_MAX;
-  if (end != t->deep_end || from < t->deep_from)
-    t->deep_from = from;
-  t->deep_end = end;
-}
-
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 {
   struct ss_process *proc = t->process;
   uint64_t generations[4] = {proc->env.generation,
                              proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0,
-                             t->deep_end, t->deep_from};
+                             t->depth.end, t->depth.from};
   uint64_t key = ss_hash_bytes(generations, sizeof(generations)) | 1;
   struct ss_read_plan plan = {.count = 0};
 
@@ -247,11 +217,11 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
   (void)ss_testenv_plan(&proc->env, &plan);
   if (proc->py)
     (void)ss_py_plan(proc->py, t->tid, &plan);
-  plan.stack_from = t->deep_from;
-  plan.stack_end = t->deep_end;
-  if (plan.count > 0 || t->deep_end > 0 || t->planned) {
+  plan.stack_from = t->depth.from;
+  plan.stack_end = t->depth.end;
+  if (plan.count > 0 || t->depth.end > 0 || t->planned) {
     ss_capture_set_plan(p->config.capture, proc->pid, t->tid, &plan);
-    t->planned = plan.count > 0 || t->deep_end > 0;
+    t->planned = plan.count > 0 || t->depth.end > 0;
   }
 }
 
@@ -414,7 +384,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
     unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
-    note_depth(t, rec, &user);
+    ss_depth_note(&t->depth, &snapshot, user.frames, user.native, user.end);
     audit(p, t, rec, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     ss_snapshot_release(&snapshot);

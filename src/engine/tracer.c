@@ -145,7 +145,8 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
     own.read_ns = ss_now_ns();
     if (has_plan) {
       ss_read_plan_stack(&plan, regs->r[SS_REG_SP], own.tail_len);
-      own.raw_len = ss_read_plan_run(&plan, pid, t->raw, SS_PLAN_BYTES_MAX);
+      own.raw_len =
+          ss_read_plan_run(&plan, pid, t->raw, ss_capture_plan_bytes(t->cpu, &plan));
       chase(t, &own, &plan);
     }
     call = ss_arch_ptrace_call(r->tid);

@@ -321,7 +321,7 @@ void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec)
     t->plan_key = 0;
     t->planned = false;
     t->n_outer = 0;
-    t->deep_from = t->deep_end = 0;
+    t->depth = (struct ss_depth){0};
     t->has_python = false;
   }
   describe(p, proc);

@@ -271,32 +271,36 @@ static size_t plan_count(const struct ss_read_plan *plan)
   return plan->count < SS_PLAN_REGIONS_MAX ? plan->count : SS_PLAN_REGIONS_MAX;
 }
 
-static bool add_region(struct ss_read_plan *plan, uint64_t *sum, uint64_t from,
-                       uint64_t end)
+enum { NAMED_MAX = SS_PLAN_REGIONS_MAX - SS_PLAN_STACK_REGIONS };
+
+void ss_read_plan_add(struct ss_read_plan *plan, uint64_t addr, uint64_t len)
 {
-  if (plan->count >= SS_PLAN_REGIONS_MAX || end - from > SS_PLAN_BYTES_MAX - *sum)
-    return false;
-  *sum += end - from;
-  plan->regions[plan->count++] =
-      (struct ss_region){.addr = from, .len = (uint32_t)(end - from)};
-  return true;
+  if (plan->count < NAMED_MAX && len > 0 && len <= UINT32_MAX)
+    plan->regions[plan->count++] = (struct ss_region){.addr = addr, .len = (uint32_t)len};
+}
+
+static void put_first(struct ss_read_plan *plan, uint64_t from, uint64_t end)
+{
+  memmove(plan->regions + 1, plan->regions, plan->count * sizeof plan->regions[0]);
+  plan->regions[0] = (struct ss_region){.addr = from, .len = (uint32_t)(end - from)};
+  plan->count++;
 }
 
 void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len)
 {
-  uint64_t from = plan->stack_from, end = plan->stack_end, copied = sp + len, sum = 0;
-  if (len < SS_STACK_OVERLAP || copied < sp || copied >= end ||
-      end - copied > SS_STACK_READ_MAX)
+  uint64_t from = plan->stack_from, end = plan->stack_end, copied = sp + len;
+  if (len < SS_STACK_OVERLAP || copied < sp || copied >= end || from >= end ||
+      end - copied > SS_STACK_READ_MAX || plan->count > NAMED_MAX)
     return;
-  for (size_t i = 0; i < plan_count(plan); i++)
-    sum += plan->regions[i].len;
-  if (sum > SS_PLAN_BYTES_MAX)
-    return;
-  if (from <= copied)
-    from = copied - SS_STACK_OVERLAP;
-  else if (!add_region(plan, &sum, copied - SS_STACK_OVERLAP, copied))
-    return;
-  (void)add_region(plan, &sum, from, end);
+  const uint64_t joint = copied - SS_STACK_OVERLAP;
+  const bool apart = from > copied;
+  if (!apart)
+    from = joint;
+  if (end - from > SS_PLAN_DEEP_MAX + SS_STACK_OVERLAP)
+    end = from + SS_PLAN_DEEP_MAX + SS_STACK_OVERLAP;
+  put_first(plan, from, end);
+  if (apart)
+    put_first(plan, joint, copied);
 }
 
 size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf, size_t cap)

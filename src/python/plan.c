@@ -27,12 +27,6 @@ static bool covered(const struct ss_read_plan *plan, uint64_t addr, uint64_t len
   return false;
 }
 
-static void add_region(struct ss_read_plan *plan, uint64_t addr, uint64_t len)
-{
-  if (plan->count < SS_PLAN_REGIONS_MAX && len > 0)
-    plan->regions[plan->count++] = (struct ss_region){addr, (uint32_t)len};
-}
-
 /* Used bytes of the newest chunk; its start, 0 where there is none. */
 struct chunk {
   uint64_t start, used, size;
@@ -73,7 +67,7 @@ static void add_chunk(struct ss_read_plan *plan, const struct chunk *c, uint64_t
   if (len > c->size)
     len = c->size;
   const uint64_t skip = len > CHUNK_READ_MAX ? len - CHUNK_READ_MAX : 0;
-  add_region(plan, c->start + skip, len - skip);
+  ss_read_plan_add(plan, c->start + skip, len - skip);
 }
 
 /* Frames of this merge outside the chunks, most recent first, then those of the
@@ -111,17 +105,17 @@ static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
                        const struct chunk *newest, struct ss_read_plan *plan)
 {
   struct chunk older;
-  add_region(plan, tstate, py->layout.tstate_need);
+  ss_read_plan_add(plan, tstate, py->layout.tstate_need);
   const uint64_t gil = ss_py_gil_address(py, py->space->live, t);
   if (gil != 0)
-    add_region(plan, gil, py->layout.gil_need);
+    ss_read_plan_add(plan, gil, py->layout.gil_need);
   if (newest->start != 0 && older_chunk(py, newest, &older))
     add_chunk(plan, &older, 0);
   if (newest->start != 0) /* may be gone by then, which ends the reading */
     add_chunk(plan, newest, CHUNK_MARGIN);
   note_loose(py, t, plan);
   for (unsigned i = 0; i < t->loose_count; i++)
-    add_region(plan, t->loose[i], py->layout.frame_need);
+    ss_read_plan_add(plan, t->loose[i], py->layout.frame_need);
 }
 
 /* The chain of frames from the current one on, and the code of those frames. */
@@ -160,8 +154,8 @@ bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
   const struct ss_py_thread *t = ss_py_thread_find(py, tid);
   if (!t || t->plan.count == 0)
     return false;
-  for (uint32_t i = 0; i < t->plan.count && plan->count < SS_PLAN_REGIONS_MAX; i++)
-    plan->regions[plan->count++] = t->plan.regions[i];
+  for (uint32_t i = 0; i < t->plan.count; i++)
+    ss_read_plan_add(plan, t->plan.regions[i].addr, t->plan.regions[i].len);
   if (py->seen)
     set_chase(py, t, &plan->chase);
   return true;

@@ -66,11 +66,8 @@ static bool captured_fits(struct ss_snapshot *s)
   return s->captured_state == SS_CAPTURED_GOOD;
 }
 
-/* Bytes behind the copy, from the offset `off` behind its end. */
-static size_t read_more(struct ss_snapshot *s, size_t off, void *buf, size_t len)
+static size_t read_live(struct ss_snapshot *s, size_t off, void *buf, size_t len)
 {
-  if (captured_fits(s) && ss_mem_get(s->captured, s->sp + s->len + off, buf, len))
-    return len;
   if (s->live == NULL || s->stale)
     return 0;
   if (off + len > s->more_len) {
@@ -82,6 +79,18 @@ static size_t read_more(struct ss_snapshot *s, size_t off, void *buf, size_t len
   size_t n = s->more_len - off < len ? s->more_len - off : len;
   memcpy(buf, s->more + off, n);
   return n;
+}
+
+/* Bytes behind the copy, from the offset `off` behind its end. */
+static size_t read_more(struct ss_snapshot *s, size_t off, void *buf, size_t len)
+{
+  uint64_t addr = s->sp + s->len + off;
+  if (captured_fits(s) && ss_mem_get(s->captured, addr, buf, len))
+    return len;
+  size_t got = read_live(s, off, buf, len);
+  if (got < len && (s->missed == 0 || addr + got < s->missed))
+    s->missed = addr + got;
+  return got;
 }
 
 static bool beyond_stack(const struct ss_snapshot *s, uint64_t addr)

@@ -7,13 +7,13 @@ the modules that are meant to be measured. A failure prints the share by leaf mo
 """
 
 import collections
-import ctypes.util
 import math
 import pathlib
 
 import pytest
 
 import harness
+import packages
 from profiledb import RUNNING, Profile
 
 SECONDS = "1"
@@ -58,6 +58,11 @@ def measure(out, words, env=None):
     return profile, leaves(profile)
 
 
+def at_least(n, total):
+    """Is it the bound, less five standard errors of so many?"""
+    return n / total >= BOUND - 5 * math.sqrt(BOUND * (1 - BOUND) / total)
+
+
 def check(profile, counts, meant):
     """`meant`: how the names of the modules (or Python functions) begin in which the
     work is done."""
@@ -66,22 +71,42 @@ def check(profile, counts, meant):
     for what, part in ("all", counts.values()), (meant, inside):
         n, complete = (sum(c) for c in zip((0, 0), *part))
         assert n >= 100, f"{what}: not the work that was meant\n{text}"
-        error = math.sqrt(BOUND * (1 - BOUND) / n)
-        assert complete / n >= BOUND - 5 * error, f"{what}\n{text}"
+        assert at_least(complete, n), f"{what}\n{text}"
 
 
 def kernels(work):
     return [harness.PYTHON, str(TARGETS / "py_kernels.py"), work, SECONDS]
 
 
-@pytest.mark.parametrize("core", ["Haswell", "own"])
-def test_openblas(out, core):
-    if not ctypes.util.find_library("openblas"):
-        pytest.skip("libopenblas.so.0 is not installed")
+def with_openblas(core="own", threads=1):
+    """Environment of a process whose BLAS is OpenBLAS."""
     if core != "own" and "avx2" not in CPU:
         pytest.skip("this CPU has no AVX2")
-    env = {} if core == "own" else {"OPENBLAS_CORETYPE": core}
-    check(*measure(out, kernels("dgemm"), env), ["libopenblas"])
+    env = {"LD_LIBRARY_PATH": str(packages.openblas()), "OPENBLAS_NUM_THREADS": str(threads)}
+    return env if core == "own" else env | {"OPENBLAS_CORETYPE": core}
+
+
+@pytest.mark.parametrize("core", ["Haswell", "own"])
+@pytest.mark.parametrize("work", ["dgemm", "sgemm"])
+def test_openblas(out, work, core):
+    """Its kernels have no unwind information, and more of their own data on the stack
+    than is copied with a sample."""
+    check(*measure(out, kernels(work), with_openblas(core)), ["libopenblas"])
+
+
+def test_threads_of_openblas(out):
+    """They wait for each other in sched_yield, on a busy machine most of the time."""
+    check(*measure(out, kernels("dgemm"), with_openblas(threads=2)), ["libopenblas", "libc."])
+
+
+def test_openblas_under_pytest(out):
+    """The frames of pytest's generators are read with every sample, too."""
+    test = harness.ROOT / "tests/demo/test_gradients.py::test_matmul_chain_is_stable"
+    profile, counts = measure(out, [harness.PYTHON, "-m", "pytest", "-q", "-p",
+                                    "no:cacheprovider", str(test)], with_openblas())
+    check(profile, counts, ["libopenblas"])
+    merge = profile.counts("merge")
+    assert at_least(merge["verified"], merge["verified"] + merge.get("unverified", 0)), merge
 
 
 @pytest.mark.parametrize("isa, flag", [("AVX2", "avx2"), ("AVX512_CORE", "avx512dq")])

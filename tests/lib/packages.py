@@ -1,5 +1,6 @@
-"""Viewers of other people that the tests open our files in. Fetched once, by
-the ordinary clients, into the user's cache; never part of a build."""
+"""Programs and libraries of other people that the tests use: viewers that open our
+files, a BLAS. Fetched once, by the ordinary clients, into the user's cache; never part
+of a build, and never installed."""
 
 import os
 import pathlib
@@ -96,3 +97,15 @@ def holistic_trace_analysis():
         _run(*pip, "--no-deps", f"HolisticTraceAnalysis=={HTA}", cwd=folder)
     minor = "py%d%d" % sys.version_info[:2]
     return _fetch(f"hta-{HTA}-{minor}", sys.executable, make)
+
+
+def openblas():
+    """Folder for LD_LIBRARY_PATH with Debian's OpenBLAS, also by the names of the BLAS
+    and LAPACK that torch and numpy load. Installed it would be everybody's."""
+    def make(folder):
+        _run("apt-get", "download", "-qq", "libopenblas0-pthread", cwd=folder)
+        (package,) = folder.glob("*.deb")
+        _run("dpkg-deb", "-x", package.name, ".", cwd=folder)
+        package.unlink()
+    (libraries,) = _fetch("openblas", "apt-get", make).glob("usr/lib/*/openblas-pthread")
+    return libraries

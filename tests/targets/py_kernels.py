@@ -1,25 +1,29 @@
 """Burns SECONDS of CPU time of this thread in hand-written kernels of a library.
-usage: py_kernels.py dgemm|convolution|linear|hash|deflate SECONDS"""
+usage: py_kernels.py dgemm|sgemm|convolution|linear|hash|deflate SECONDS"""
 
 import ctypes
 import sys
 import time
 
 
-def dgemm():
-    """OpenBLAS itself, whichever library numpy uses."""
-    n = 256
-    lib = ctypes.CDLL("libopenblas.so.0")
-    matrix = ctypes.c_double * (n * n)
+def gemm(name, number):
+    """A matrix product of OpenBLAS itself, whichever library numpy uses."""
+    n = 512
+    product = getattr(ctypes.CDLL("libopenblas.so.0"), name)
+    matrix = number * (n * n)
     a, b, c = matrix(), matrix(), matrix()
-    one, size = ctypes.c_double(1.0), ctypes.c_int(n)
+    one, size = number(1.0), ctypes.c_int(n)
     row_major, no_transpose = 101, 111
+    return lambda: product(row_major, no_transpose, no_transpose, size, size, size, one,
+                           a, size, b, size, one, c, size)
 
-    def once():
-        lib.cblas_dgemm(row_major, no_transpose, no_transpose, size, size, size, one,
-                        a, size, b, size, one, c, size)
 
-    return once
+def dgemm():
+    return gemm("cblas_dgemm", ctypes.c_double)
+
+
+def sgemm():
+    return gemm("cblas_sgemm", ctypes.c_float)
 
 
 def convolution():
@@ -59,8 +63,8 @@ def deflate():
 
 
 def main():
-    works = {"dgemm": dgemm, "convolution": convolution, "linear": linear, "hash": hashed,
-             "deflate": deflate}
+    works = {"dgemm": dgemm, "sgemm": sgemm, "convolution": convolution, "linear": linear,
+             "hash": hashed, "deflate": deflate}
     once = works[sys.argv[1]]()
     end = time.thread_time() + float(sys.argv[2])
     while time.thread_time() < end:

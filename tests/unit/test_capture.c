@@ -382,20 +382,32 @@ static void plans_are_read_at_the_sample(void **state)
   free_fixture(f);
 }
 
-static void an_oversized_plan_is_not_read(void **state)
+/* What does not fit is missing at its end, and told. */
+static void an_oversized_plan_is_cut(void **state)
 {
   (void)state;
   struct fixture *f = new_fixture();
-  struct ss_read_plan plan = {.count = 2, .regions = {{4096, UINT32_MAX}, {4096, 8}}};
+  static unsigned char some[64], much[SS_PLAN_BYTES_MAX];
+  memset(some, 0xaa, sizeof some);
+  memset(much, 0xbb, sizeof much);
+  struct ss_read_plan plan = {.count = 3,
+                              .regions = {{(uint64_t)(uintptr_t)some, sizeof some},
+                                          {(uint64_t)(uintptr_t)much, sizeof much},
+                                          {4096, UINT32_MAX}}};
   start(f);
-  ss_capture_set_plan(f->capture, 10, 11, &plan);
+  ss_capture_set_plan(f->capture, getpid(), 11, &plan);
   struct perf_bytes b;
-  sample(&b, PERF_SAMPLE_REGS_ABI_64, 8);
+  sample_of(&b, (uint32_t)getpid(), 11, 1000, PERF_SAMPLE_REGS_ABI_64, 100);
   put_record(f, 0, &b);
   struct ss_captured got;
   next_record(f, &got);
-  assert_int_equal(got.plan.count, 0);
-  assert_int_equal(got.raw_len, 0);
+  assert_int_equal(got.plan.count, 3);
+  assert_int_equal(got.raw_len, SS_PLAN_BYTES_MAX);
+  assert_int_equal(got.raw[63], 0xaa);
+  assert_int_equal(got.raw[SS_PLAN_BYTES_MAX - 1], 0xbb);
+  struct ss_capture_counts counts;
+  ss_capture_counts(f->capture, &counts);
+  assert_int_equal(counts.plans_cut, 1);
   free_fixture(f);
 }
 
@@ -411,7 +423,7 @@ int main(void)
       cmocka_unit_test(the_kernels_losses_and_bad_records_are_counted),
       cmocka_unit_test(a_ring_that_hung_up_is_read_without_spinning),
       cmocka_unit_test(plans_are_read_at_the_sample),
-      cmocka_unit_test(an_oversized_plan_is_not_read),
+      cmocka_unit_test(an_oversized_plan_is_cut),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

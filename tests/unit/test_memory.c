@@ -374,12 +374,14 @@ static void test_plan_stack(void **state)
   struct ss_read_plan plan = wanted;
   ss_read_plan_stack(&plan, 0x4000, 0x1000); /* joined by the copy's end */
   assert_int_equal(plan.count, 3);
-  check_region(&plan, 1, 0x5000 - SS_STACK_OVERLAP, 0x5000);
-  check_region(&plan, 2, 0x9000, 0xb000);
+  check_region(&plan, 0, 0x5000 - SS_STACK_OVERLAP, 0x5000);
+  check_region(&plan, 1, 0x9000, 0xb000);
+  check_region(&plan, 2, 0x100, 0x108);
   plan = wanted;
   ss_read_plan_stack(&plan, 0x9800, 0x1000); /* the copy has most of it */
   assert_int_equal(plan.count, 2);
-  check_region(&plan, 1, 0xa800 - SS_STACK_OVERLAP, 0xb000);
+  check_region(&plan, 0, 0xa800 - SS_STACK_OVERLAP, 0xb000);
+  check_region(&plan, 1, 0x100, 0x108);
   const uint64_t none[][2] = {{0xa000, 0x1000},           /* has all of it */
                               {0xc000, 0x1000},           /* lies above it */
                               {0x4000, 0x80},             /* too short to be joined */
@@ -390,13 +392,37 @@ static void test_plan_stack(void **state)
     assert_int_equal(plan.count, 1);
   }
   plan = wanted;
-  plan.stack_end = 0x9000 + SS_PLAN_BYTES_MAX; /* no room for so much */
+  plan.stack_end = 0x9000 + SS_PLAN_BYTES_MAX; /* too much: its lower part */
   ss_read_plan_stack(&plan, 0x4000, 0x1000);
-  assert_int_equal(plan.count, 2);
-  plan = wanted;
-  plan.count = SS_PLAN_REGIONS_MAX;
+  check_region(&plan, 1, 0x9000, 0x9000 + SS_PLAN_DEEP_MAX + SS_STACK_OVERLAP);
+  plan.count = SS_PLAN_REGIONS_MAX; /* never by ss_read_plan_add */
   ss_read_plan_stack(&plan, 0x4000, 0x1000);
   assert_int_equal(plan.count, SS_PLAN_REGIONS_MAX);
+}
+
+/* Whatever else is read, the stack has its place, and does not depend on the rest. */
+static void test_plan_of_many_regions(void **state)
+{
+  (void)state;
+  unsigned char *p = make_pages(3);
+  unsigned char buf[2 * SS_STACK_OVERLAP];
+  struct ss_span spans[SS_PLAN_REGIONS_MAX];
+  struct ss_read_plan plan = {.stack_from = addr_of(p) + 2 * PAGE,
+                              .stack_end = addr_of(p) + 2 * PAGE + 64};
+  for (unsigned i = 0; i < 2 * SS_PLAN_REGIONS_MAX; i++)
+    ss_read_plan_add(&plan, addr_of(p) + PAGE, 8); /* unmapped below */
+  ss_read_plan_add(&plan, addr_of(p), 0);
+  assert_int_equal(plan.count, SS_PLAN_REGIONS_MAX - SS_PLAN_STACK_REGIONS);
+  assert_int_equal(munmap(p + PAGE, PAGE), 0);
+  ss_read_plan_stack(&plan, addr_of(p), SS_STACK_OVERLAP);
+  assert_int_equal(plan.count, SS_PLAN_REGIONS_MAX);
+  size_t got = ss_read_plan_run(&plan, getpid(), buf, sizeof buf);
+  assert_int_equal(got, SS_STACK_OVERLAP + 64);
+  assert_int_equal(ss_read_plan_spans(&plan, buf, got, spans, SS_PLAN_REGIONS_MAX), 2);
+  assert_int_equal(spans[1].addr, addr_of(p) + 2 * PAGE);
+  assert_int_equal(spans[1].bytes[0], p[2 * PAGE]);
+  munmap(p, PAGE);
+  munmap(p + 2 * PAGE, PAGE);
 }
 
 int main(void)
@@ -413,6 +439,7 @@ int main(void)
       cmocka_unit_test(test_spans),
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_plan_stack),
+      cmocka_unit_test(test_plan_of_many_regions),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

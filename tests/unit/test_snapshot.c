@@ -91,6 +91,40 @@ static void test_changed_memory_is_refused(void **state)
   free(f);
 }
 
+/* What a walk would have needed is told, so that it can be read next time. */
+static void test_the_lowest_miss_is_told(void **state)
+{
+  (void)state;
+  struct fake *f = fake_new();
+  struct ss_snapshot s;
+  unsigned char copy[4096], buf[16];
+  memcpy(copy, f->bytes, sizeof copy);
+  f->bytes[4095]++;
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 4080, buf, 16), 16);
+  assert_int_equal(s.missed, 0);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 30000, buf, 16), 0);
+  assert_int_equal(s.missed, BASE + 30000);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 40000, buf, 16), 0);
+  assert_int_equal(s.missed, BASE + 30000);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 4088, buf, 16), 8);
+  assert_int_equal(s.missed, BASE + 4096);
+  ss_snapshot_release(&s);
+  /* What was read with the sample is not missed. */
+  struct ss_span spans[] = {{BASE + 4096 - 256, 256, copy + 4096 - 256},
+                            {BASE + 30000, 1000, f->bytes + 30000}};
+  struct ss_mem_spans captured;
+  ss_mem_spans_init(&captured, spans, 2, NULL);
+  ss_snapshot_init(&s, BASE, copy, sizeof copy, &f->mem, BASE + STACK);
+  s.captured = &captured.mem;
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 30000, buf, 16), 16);
+  assert_int_equal(s.missed, 0);
+  assert_int_equal(ss_mem_read(&s.mem, BASE + 30992, buf, 16), 0);
+  assert_int_equal(s.missed, BASE + 30992);
+  ss_snapshot_release(&s);
+  free(f);
+}
+
 static void test_without_live_memory(void **state)
 {
   (void)state;
@@ -158,6 +192,7 @@ int main(void)
       cmocka_unit_test(test_copy_needs_no_live_memory),
       cmocka_unit_test(test_goes_on_behind),
       cmocka_unit_test(test_changed_memory_is_refused),
+      cmocka_unit_test(test_the_lowest_miss_is_told),
       cmocka_unit_test(test_without_live_memory),
       cmocka_unit_test(test_empty_copy),
       cmocka_unit_test(test_captured_bytes),
