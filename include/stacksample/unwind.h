@@ -90,6 +90,7 @@ struct ss_unwind_space {
   const struct ss_mem *live;     /* code and data that do not change */
   const struct ss_perf_map *jit; /* what its JIT says of its code; NULL: nothing */
   bool saved_registers;          /* also those that compact rules lose: slower */
+  bool still;      /* a thread that waits: nothing was chased, memory is as it was */
   bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };
 

@@ -325,11 +325,12 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
                                        spans, SS_PLAN_REGIONS_MAX),
                     &t->process->live.mem);
   t->process->space.only_ip_sp = !stopped;
+  t->process->space.still = true;
   if (captured->rec.u.sample.has_regs) {
     unwind(p, t, captured, NULL, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
   }
-  t->process->space.only_ip_sp = false;
+  t->process->space.only_ip_sp = t->process->space.still = false;
   ss_looking_reason(p, t, seen, user.frames, user.native, &mem.mem, &waiting);
   ss_looking_say(p, t, &waiting, reason, sizeof(reason));
   ss_path_push(&path, ss_path_named(p, SS_FRAME_SYNTHETIC, reason), 0);

@@ -351,7 +351,8 @@ static bool walk_thread(struct ss_py *py, struct ss_py_view *view,
     if (!ss_py_tstate_read(py, view->mem, t->tstate[i], t->ns_tid, bytes))
       return false;
     *tstate = t->tstate[i];
-    py->chased = py->seen && ss_mem_holds(view->mem, *tstate, py->layout.tstate_need);
+    py->chased = py->seen && !py->space->still &&
+                 ss_mem_holds(view->mem, *tstate, py->layout.tstate_need);
     ss_py_walk(py, view, *tstate, bytes);
   }
   return true;

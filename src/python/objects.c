@@ -21,9 +21,6 @@ enum {
 };
 #define TRUST_LONGEST_NS UINT64_C(100000000)
 #define TRUST_REUSED 16
-#define TRUST_LAG_NS                                                                     \
-  UINT64_C(100000000) /* without a chase: until it is compared again                     \
-                       */
 
 /* ---- strings ------------------------------------------------------------- */
 
@@ -264,7 +261,7 @@ struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *me
 {
   struct ss_py_code_entry *entry = entry_at(py, addr);
   if (entry && entry->code && !ss_mem_holds(mem, addr, py->layout.code_need) &&
-      (py->chased || (!entry->once && py->now_ns < entry->trust_ns + TRUST_LAG_NS)))
+      (py->chased || py->now_ns < entry->trust_ns))
     return entry; /* stage 1 did not read it because it was trusted */
   struct ss_py_code_key key = {0};
   if (!read_key(py, mem, addr, &key))

@@ -213,7 +213,10 @@ def test_nested(out, python):
     frames = [(name, int(line)) for name, _, _, line in said[1:]]
     assert said[0][0] == "leaf" and len(frames) > 8
     for top, share in (("sleep_often", 1.0), ("spin_until", 0.99)):
-        found = [s for s in stacks(bundle) if top in s.names]
+        # A sample that was taken before it was known what to read with it may have the
+        # Python frames of another moment: it does not sleep.
+        found = [s for s in stacks(bundle) if top in s.names and
+                 (top != "sleep_often" or s.all_names[0] == "[sleep]")]
         right = [s for s in found if check_nested(s, top, frames)]
         assert len(found) >= (40 if top == "sleep_often" else 1000), (top, len(found))
         assert len(right) >= share * len(found), (top, len(right), len(found))

@@ -234,6 +234,62 @@ static void test_reused_code_object_is_noticed(void **state)
   each_layout(reused);
 }
 
+/* All of it is where it was, names too, and yet another one: 3.12 on by its version. */
+static void reborn(struct image *im)
+{
+  const struct ss_py_layout *l = &im->py->layout;
+  struct ss_merged out[CAP];
+  struct ss_py_result r;
+  if (l->code_print == l->code_table)
+    return;
+  image_merge(im, out, CAP, &r);
+  uint64_t code, name;
+  ss_mem_u64(&im->mem, im->leaf + l->frame_code, &code);
+  code &= ~(uint64_t)l->code_tag;
+  ss_mem_u64(&im->mem, code + l->code_name, &name);
+  image_put(im, name + l->str_ascii, "next", 4);
+  struct ss_py_code_entry *entry =
+      (struct ss_py_code_entry *)(uintptr_t)*ss_idmap_get(&im->py->code_index, code);
+  entry->trust_ns = 0;
+  image_merge(im, out, CAP, &r);
+  assert_merged(out, &r, whole); /* the same one: its name is not read again */
+  image_field(im, code, l->code_print, UINT64_C(7) << 32, 8);
+  entry->trust_ns = 0;
+  image_merge(im, out, CAP, &r);
+  assert_merged(out, &r, "0 next:11 mid:21 2 outer:31 4");
+}
+static void test_code_object_with_all_pointers_of_another(void **state)
+{
+  (void)state;
+  each_layout(reborn);
+}
+
+/* What runs once is not trusted for a moment. */
+static void once(struct image *im)
+{
+  const struct ss_py_layout *l = &im->py->layout;
+  struct ss_merged out[CAP];
+  struct ss_py_result r;
+  uint64_t code;
+  const uint64_t module = image_str(im, "<module>"), name = image_str(im, "inside");
+  ss_mem_u64(&im->mem, im->outer + l->frame_code, &code);
+  code &= ~(uint64_t)l->code_tag;
+  image_field(im, code, l->code_name, module, 8);
+  image_field(im, code, l->code_qualname, module, 8);
+  for (int i = 0; i < SS_PY_EVAL_SURE; i++)
+    image_merge(im, out, CAP, &r);
+  assert_merged(out, &r, "0 leaf:11 mid:21 2 <module>:31 4");
+  image_field(im, code, l->code_name, name, 8);
+  image_field(im, code, l->code_qualname, name, 8);
+  image_merge(im, out, CAP, &r);
+  assert_merged(out, &r, "0 leaf:11 mid:21 2 inside:31 4");
+}
+static void test_code_that_runs_once(void **state)
+{
+  (void)state;
+  each_layout(once);
+}
+
 /* The module `mid` has ended since the sample and its code object is gone. */
 static void freed(struct image *im)
 {
@@ -432,6 +488,8 @@ int main(void)
       cmocka_unit_test(test_short_stacks),
       cmocka_unit_test(test_cycles_end),
       cmocka_unit_test(test_reused_code_object_is_noticed),
+      cmocka_unit_test(test_code_object_with_all_pointers_of_another),
+      cmocka_unit_test(test_code_that_runs_once),
       cmocka_unit_test(test_frame_of_a_freed_code_object),
       cmocka_unit_test(test_wild_string_lengths),
       cmocka_unit_test(test_characters),
