@@ -179,8 +179,15 @@ uint64_t ss_status_number(const char *text, const char *name, int base); /* 0: n
 /* Kilobytes of executable mappings (VmExe + VmLib of its status file): changes when
  * code is mapped or unmapped. 0: gone, or without memory. */
 uint64_t ss_exec_kb(pid_t pid, pid_t tid);
-/* argv with NULs between; at most `max` bytes. */
-enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out);
+/* Words of /proc/PID/cmdline or environ. Zero-initialise. */
+struct ss_words {
+  struct ss_buf text;
+  char **items; /* into the text; NULL-terminated, or NULL: none */
+  size_t count, cap;
+};
+/* At most `max` bytes of them; false: none (gone, refused, a kernel thread). */
+bool ss_words_read(struct ss_words *w, pid_t pid, const char *name, size_t max);
+void ss_words_release(struct ss_words *w);
 /* Threads of `pid`, listed again until stable or 10 passes. malloc'ed, sorted;
  * SS_ERR_GONE where there is none. */
 enum ss_err ss_tasks_list(pid_t pid, pid_t **tids, size_t *count);

@@ -112,36 +112,20 @@ static void absent_files(struct ss_session *s)
     ss_bundle_absent(s->bundle, files[i], "attached to a live process");
 }
 
-/* The words of a file of NUL-terminated ones; they point into `text`. */
-static char **words_of(pid_t pid, const char *file, struct ss_buf *text)
-{
-  char path[64], **words = NULL;
-  size_t n = 0, cap = 0;
-
-  snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-  if (ss_file_read_all(AT_FDCWD, path, TARGET_TEXT_MAX, text, NULL) == SS_ERR_OK)
-    for (size_t at = 0; at < text->len; at += strlen(text->data + at) + 1)
-      if (ss_grow(&words, &cap, n + 2, sizeof(*words)))
-        words[n++] = text->data + at;
-  if (words)
-    words[n] = NULL;
-  return words;
-}
-
 /* What there is to know of the target: its environment and folder, and its command
  * line for the headings. */
 static void tell_target(struct ss_session *s, const struct attach_options *o)
 {
-  struct ss_buf cmdline = {0}, environment = {0}, quoted = {0};
-  char **words = words_of(o->pid, "cmdline", &cmdline), link[64], folder[PATH_MAX];
+  struct ss_words words = {0}, environment = {0};
+  struct ss_buf quoted = {0};
+  char link[64], folder[PATH_MAX];
   ssize_t len;
-  struct ss_facts_config facts = {.mode = "attach",
-                                  .argv = o->session.argv,
-                                  .environment =
-                                      words_of(o->pid, "environ", &environment),
-                                  .env = (enum ss_env_mode)o->session.env};
+  struct ss_facts_config facts = {
+      .mode = "attach", .argv = o->session.argv, .env = (enum ss_env_mode)o->session.env};
   struct ss_diag diag = {0};
 
+  (void)ss_words_read(&environment, o->pid, "environ", TARGET_TEXT_MAX);
+  facts.environment = environment.items;
   snprintf(link, sizeof(link), "/proc/%d/cwd", (int)o->pid);
   len = readlink(link, folder, sizeof(folder) - 1);
   if (len > 0) {
@@ -150,14 +134,12 @@ static void tell_target(struct ss_session *s, const struct attach_options *o)
   }
   if (ss_facts_start(s->bundle, &facts, s->store, NULL, &diag) != SS_ERR_OK)
     ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
-  if (words) {
-    (void)ss_command_quote(&quoted, words, o->session.env == SS_ENV_FULL);
+  if (ss_words_read(&words, o->pid, "cmdline", TARGET_TEXT_MAX)) {
+    (void)ss_command_quote(&quoted, words.items, o->session.env == SS_ENV_FULL);
     ss_store_meta(s->store, SS_META_COMMAND_LINE, ss_buf_str(&quoted));
   }
-  free(words);
-  free((void *)(uintptr_t)facts.environment);
-  ss_buf_release(&cmdline);
-  ss_buf_release(&environment);
+  ss_words_release(&words);
+  ss_words_release(&environment);
   ss_buf_release(&quoted);
 }
 

@@ -39,27 +39,14 @@ void ss_time_limits_add(struct ss_time_limits *l, enum ss_limit_kind kind, doubl
 
 /* ---- ancestors ------------------------------------------------------------------ */
 
-/* argv with NULs between -> pointers into it; at most `cap` - 1 words. */
-static void split_cmdline(struct ss_buf *text, char **argv, size_t cap)
-{
-  size_t n = 0;
-  for (size_t i = 0; i < text->len && n + 1 < cap; i += strlen(text->data + i) + 1)
-    argv[n++] = text->data + i;
-  argv[n] = NULL;
-}
-
 static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_limit *out)
 {
-  struct ss_buf text = {0};
-  char *argv[32];
+  struct ss_words words = {0};
   double s = 0;
-  bool found = false;
+  bool found = ss_words_read(&words, pid, "cmdline", CMDLINE_MAX) &&
+               ss_timeout1_parse(words.items, &s);
 
-  if (ss_cmdline_read(pid, CMDLINE_MAX, &text) == SS_ERR_OK && text.len) {
-    split_cmdline(&text, argv, sizeof argv / sizeof argv[0]);
-    found = ss_timeout1_parse(argv, &s);
-  }
-  ss_buf_release(&text);
+  ss_words_release(&words);
   if (!found)
     return false;
   *out = (struct ss_time_limit){

@@ -15,7 +15,6 @@
 #include "look_priv.h"
 
 #define CMDLINE_MAX (64u << 10)
-#define ARGV_KEPT 256
 #define CPUS_MAX 8192               /* CONFIG_NR_CPUS of the largest x86-64 kernels */
 #define NOW_NS UINT64_C(5000000000) /* CPU use over more than this is not "now" */
 
@@ -92,23 +91,16 @@ struct known_process *ss_know(struct ss_looker *l, pid_t pid, struct ss_diag *di
 
 static void describe_command(struct ss_look_process *p)
 {
-  struct ss_buf cmdline = {0}, quoted = {0};
+  struct ss_words words = {0};
+  struct ss_buf quoted = {0};
   struct ss_stat st;
-  char *words[ARGV_KEPT + 1];
-  size_t n = 0;
 
-  if (ss_cmdline_read(p->pid, CMDLINE_MAX, &cmdline) == SS_ERR_OK)
-    for (size_t at = 0; at < cmdline.len && n < ARGV_KEPT; n++) {
-      words[n] = cmdline.data + at;
-      at += strlen(words[n]) + 1;
-    }
-  words[n] = NULL;
-  if (n > 0)
-    (void)ss_command_quote(&quoted, words, false);
+  if (ss_words_read(&words, p->pid, "cmdline", CMDLINE_MAX))
+    (void)ss_command_quote(&quoted, words.items, false);
   else if (ss_stat_read(&st, p->pid, 0))
     ss_buf_addf(&quoted, "[%s]", st.comm);
   p->command = strdup(ss_buf_str(&quoted));
-  ss_buf_release(&cmdline);
+  ss_words_release(&words);
   ss_buf_release(&quoted);
 }
 

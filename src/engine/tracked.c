@@ -21,9 +21,7 @@
 /* Mappings are read again at most this often for an address that is missing. */
 #define MAPS_REREAD_NS 100000000ull
 #define SCHEDSTAT_NS 1000000000ull
-/* Of a process' argv: enough to tell what it is, and to show it. */
-#define ARGV_KEPT 256
-#define CMDLINE_MAX (64u << 10)
+#define CMDLINE_MAX (16u << 10) /* enough to tell what it is, and to show it */
 
 static uint32_t store_text(struct ss_pipeline *p, const char *text)
 {
@@ -32,20 +30,12 @@ static uint32_t store_text(struct ss_pipeline *p, const char *text)
 
 /* ---- what a process is ---------------------------------------------------------- */
 
-/* Label and command of a process from its NUL-separated argv. */
 static void describe_command(struct ss_pipeline *p, struct ss_process *proc,
-                             const struct ss_buf *cmdline)
+                             char *const *words)
 {
   struct ss_unwrapped inner = {0};
   struct ss_buf quoted = {0};
-  char *words[ARGV_KEPT + 1];
-  size_t n = 0;
 
-  for (size_t at = 0; at < cmdline->len && n < ARGV_KEPT; n++) {
-    words[n] = cmdline->data + at;
-    at += strlen(words[n]) + 1;
-  }
-  words[n] = NULL;
   ss_unwrap(words, &inner, NULL, NULL, 0, NULL);
   proc->pytest = inner.pytest != NULL;
   proc->row.label = store_text(p, proc->pytest ? "pytest" : ss_base_name(words[0]));
@@ -57,7 +47,7 @@ static void describe_command(struct ss_pipeline *p, struct ss_process *proc,
 /* Reads who it is now; called for a new process and after each exec. */
 static void describe(struct ss_pipeline *p, struct ss_process *proc)
 {
-  struct ss_buf cmdline = {0};
+  struct ss_words words = {0};
   struct ss_stat st;
 
   if (ss_stat_read(&st, proc->pid, 0)) {
@@ -65,10 +55,10 @@ static void describe(struct ss_pipeline *p, struct ss_process *proc)
     proc->row.ppid = st.ppid;
     proc->row.label = store_text(p, st.comm);
   }
-  if (ss_cmdline_read(proc->pid, CMDLINE_MAX, &cmdline) == SS_ERR_OK && cmdline.len > 0)
-    describe_command(p, proc, &cmdline);
+  if (ss_words_read(&words, proc->pid, "cmdline", CMDLINE_MAX))
+    describe_command(p, proc, words.items);
   ss_store_process_update(p->config.store, proc->id, &proc->row);
-  ss_buf_release(&cmdline);
+  ss_words_release(&words);
 }
 
 static void forget_image(struct ss_pipeline *p, struct ss_process *proc)

@@ -8,7 +8,6 @@
  * they set shows as the difference between the stage's first environment and
  * its parent's.
  */
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,40 +21,6 @@
 #define STAGE_BYTES_MAX (4u << 20) /* more than the kernel's ARG_MAX of 2 MiB */
 #define ANCESTORS_MAX 64
 
-/* A NUL-separated block as an argv. */
-struct words {
-  struct ss_buf text;
-  char **items; /* NULL-terminated */
-  size_t count, cap;
-};
-
-static void words_release(struct words *w)
-{
-  ss_buf_release(&w->text);
-  free(w->items);
-  *w = (struct words){{0}, NULL, 0, 0};
-}
-
-static bool split_words(struct words *w)
-{
-  for (size_t i = 0; i < w->text.len; i += strlen(w->text.data + i) + 1) {
-    if (!ss_grow(&w->items, &w->cap, w->count + 2, sizeof *w->items))
-      return false;
-    w->items[w->count++] = w->text.data + i;
-    w->items[w->count] = NULL;
-  }
-  return w->count > 0;
-}
-
-static bool read_words(struct words *w, pid_t pid, const char *what)
-{
-  char path[64];
-
-  snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, what);
-  return ss_file_read_all(AT_FDCWD, path, STAGE_BYTES_MAX, &w->text, NULL) == SS_ERR_OK &&
-         split_words(w);
-}
-
 static size_t count_words(char *const *argv)
 {
   size_t n = 0;
@@ -65,7 +30,7 @@ static size_t count_words(char *const *argv)
 }
 
 /* Does `outer` end with the words of `inner`, and so run it? */
-static bool ends_with(const struct words *outer, char *const *inner)
+static bool ends_with(const struct ss_words *outer, char *const *inner)
 {
   size_t n = count_words(inner);
   if (n == 0 || outer->count <= n)
@@ -159,23 +124,23 @@ static bool add_settings(struct ss_buf *out, char *const *before, char *const *a
 /* ---- the stage ------------------------------------------------------------------- */
 
 /* The outermost wrapper around us, its words in `stage`; our own pid: none. */
-static pid_t find_stage(struct words *stage, char *const *argv, pid_t *parent)
+static pid_t find_stage(struct ss_words *stage, char *const *argv, pid_t *parent)
 {
   pid_t found = getpid();
 
   *parent = getppid();
-  for (int i = 0; i<ANCESTORS_MAX && * parent> 1; i++) {
-    struct words outer = {{0}, NULL, 0, 0};
+  for (int i = 0; *parent > 1 && i < ANCESTORS_MAX; i++) {
+    struct ss_words outer = {0};
     struct ss_stat st;
-    bool wraps = read_words(&outer, *parent, "cmdline") &&
+    bool wraps = ss_words_read(&outer, *parent, "cmdline", STAGE_BYTES_MAX) &&
                  ss_is_wrapper(outer.items[0]) &&
                  ends_with(&outer, stage->count ? stage->items : argv) &&
                  ss_stat_read(&st, *parent, 0);
     if (!wraps) {
-      words_release(&outer);
+      ss_words_release(&outer);
       break;
     }
-    words_release(stage);
+    ss_words_release(stage);
     *stage = outer;
     found = *parent;
     *parent = st.ppid;
@@ -185,14 +150,14 @@ static pid_t find_stage(struct words *stage, char *const *argv, pid_t *parent)
 
 bool ss_stage_quote(struct ss_buf *out, const struct ss_facts_config *config)
 {
-  struct words stage = {{0}, NULL, 0, 0}, before = stage, after = stage;
+  struct ss_words stage = {0}, before = stage, after = stage;
   bool full = config->env == SS_ENV_FULL, redacted = false;
   struct ss_buf line = {0};
   pid_t parent;
   pid_t first = find_stage(&stage, config->argv, &parent);
 
-  if (parent > 0 && read_words(&before, parent, "environ") &&
-      (first == getpid() || read_words(&after, first, "environ")))
+  if (parent > 0 && ss_words_read(&before, parent, "environ", STAGE_BYTES_MAX) &&
+      (first == getpid() || ss_words_read(&after, first, "environ", STAGE_BYTES_MAX)))
     redacted =
         add_settings(&line, before.items, after.items ? after.items : environ, full);
   ss_buf_add(out, ss_buf_str(&line), line.len);
@@ -201,9 +166,9 @@ bool ss_stage_quote(struct ss_buf *out, const struct ss_facts_config *config)
       ss_command_quote(&line, stage.items ? stage.items : config->argv, full) || redacted;
   ss_buf_add(out, ss_buf_str(&line), line.len);
   ss_buf_release(&line);
-  words_release(&stage);
-  words_release(&before);
-  words_release(&after);
+  ss_words_release(&stage);
+  ss_words_release(&before);
+  ss_words_release(&after);
   return redacted;
 }
 

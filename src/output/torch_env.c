@@ -94,7 +94,7 @@ static bool same_user(pid_t pid)
 
 bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why)
 {
-  struct ss_buf cmdline = {0};
+  struct ss_words words = {0};
   char link[64], target[SS_PATH_MAX];
   struct stat exe;
   bool ok = false;
@@ -110,8 +110,8 @@ bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why)
     ss_buf_adds(why, "the command ran as another user");
   else if (!same_namespace(pid) || !same_root(pid))
     ss_buf_adds(why, "the command ran in another mount namespace or root");
-  else if (ss_cmdline_read(pid, SS_PATH_MAX, &cmdline) == SS_ERR_OK &&
-           as_called(ss_buf_str(&cmdline), &exe, python))
+  else if (ss_words_read(&words, pid, "cmdline", SS_PATH_MAX) &&
+           as_called(words.items[0], &exe, python))
     ok = true;
   else if (same_file(&exe, target)) {
     ss_buf_clear(python);
@@ -119,7 +119,7 @@ bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why)
     ok = true;
   } else
     ss_buf_adds(why, "the command's interpreter was not found again");
-  ss_buf_release(&cmdline);
+  ss_words_release(&words);
   return ok;
 }
 

@@ -232,29 +232,41 @@ uint64_t ss_exec_kb(pid_t pid, pid_t tid)
   return ss_status_number(text, "VmExe", 10) + ss_status_number(text, "VmLib", 10);
 }
 
-enum ss_err ss_cmdline_read(pid_t pid, size_t max, struct ss_buf *out)
+static bool read_up_to(struct ss_buf *out, pid_t pid, const char *name, size_t max)
 {
-  char path[64], part[4096];
-  size_t left = max;
-  ssize_t n = 0;
-  ss_buf_clear(out);
-  snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  char path[PROC_PATH_MAX], part[4096];
+  ssize_t n;
+  int fd = open(proc_path(path, pid, 0, name), O_RDONLY | O_CLOEXEC);
   if (fd < 0)
-    return ss_fail_errno(NULL, "%s", path);
-  while (left > 0 &&
-         (n = ss_read_some(fd, part, left < sizeof part ? left : sizeof part)) > 0) {
-    ss_buf_add(out, part, (size_t)n);
-    left -= (size_t)n;
-  }
+    return false;
+  do {
+    size_t left = max - out->len;
+    n = left > 0 ? ss_read_some(fd, part, left < sizeof part ? left : sizeof part) : 0;
+    ss_buf_add(out, part, n > 0 ? (size_t)n : 0);
+  } while (n > 0 && !out->failed);
   ss_close(&fd);
-  if (n < 0)
-    return ss_fail_errno(NULL, "%s", path);
-  if (out->failed)
-    return SS_ERR_NOMEM;
-  if (out->len > 0 && out->data[out->len - 1] == '\0')
-    out->len--;
-  return SS_ERR_OK;
+  return n == 0 && !out->failed;
+}
+
+bool ss_words_read(struct ss_words *w, pid_t pid, const char *name, size_t max)
+{
+  ss_words_release(w);
+  if (!read_up_to(&w->text, pid, name, max))
+    return false;
+  for (size_t i = 0; i < w->text.len; i += strlen(w->text.data + i) + 1) {
+    if (!ss_grow(&w->items, &w->cap, w->count + 2, sizeof *w->items))
+      return false;
+    w->items[w->count++] = w->text.data + i;
+    w->items[w->count] = NULL;
+  }
+  return w->count > 0;
+}
+
+void ss_words_release(struct ss_words *w)
+{
+  ss_buf_release(&w->text);
+  free(w->items);
+  *w = (struct ss_words){0};
 }
 
 /* ---- identity --------------------------------------------------------------- */

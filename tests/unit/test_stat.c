@@ -128,7 +128,7 @@ static void test_own_facts(void **state)
   struct ss_stat st, thread;
   struct ss_identity id;
   uint64_t cpu = 0, wait = 0;
-  struct ss_buf line = {0};
+  struct ss_words words = {0};
   assert_int_equal(prctl(PR_SET_NAME, ") R 1 (x"), 0);
   assert_true(ss_stat_read(&st, getpid(), 0));
   assert_string_equal(st.comm, ") R 1 (x");
@@ -142,13 +142,15 @@ static void test_own_facts(void **state)
   assert_true(ss_identity_alive(&id));
   id.start_ticks++;
   assert_false(ss_identity_alive(&id)); /* the pid is somebody else's */
-  assert_int_equal(ss_cmdline_read(getpid(), 4096, &line), SS_ERR_OK);
-  assert_non_null(strstr(ss_buf_str(&line), "test_stat"));
-  assert_true(line.data[line.len - 1] != '\0');
-  assert_int_equal(ss_cmdline_read(getpid(), 5, &line), SS_ERR_OK);
-  assert_int_equal(line.len, 5);
-  assert_int_equal(ss_cmdline_read(0x3fffffff, 5, &line), SS_ERR_GONE);
-  ss_buf_release(&line);
+  assert_true(ss_words_read(&words, getpid(), "cmdline", 4096));
+  assert_int_equal(words.count, 1);
+  assert_non_null(strstr(words.items[0], "test_stat"));
+  assert_true(ss_words_read(&words, getpid(), "cmdline", 5));
+  assert_int_equal(strlen(words.items[0]), 5);
+  assert_true(ss_words_read(&words, getpid(), "environ", 1 << 20));
+  assert_false(ss_words_read(&words, 0x3fffffff, "cmdline", 5));
+  assert_null(words.items);
+  ss_words_release(&words);
 }
 
 static void test_status(void **state)
@@ -172,7 +174,7 @@ static void test_status(void **state)
 static void test_cmdline_of_a_child(void **state)
 {
   (void)state;
-  struct ss_buf line = {0};
+  struct ss_words words = {0};
   int out[2], in[2];
   char byte;
   assert_int_equal(pipe(out), 0);
@@ -181,17 +183,20 @@ static void test_cmdline_of_a_child(void **state)
   if (pid == 0) {
     dup2(in[0], 0);
     dup2(out[1], 1);
-    execl("/bin/cat", "cat", "-", "", "-", (char *)NULL);
+    execl("/bin/cat", "cat", "-", "", "-", "", (char *)NULL);
     _exit(1);
   }
   assert_int_equal(write(in[1], "x", 1), 1);
   assert_int_equal(read(out[0], &byte, 1), 1);
-  assert_int_equal(ss_cmdline_read(pid, 4096, &line), SS_ERR_OK);
-  assert_int_equal(line.len, 8);
-  assert_memory_equal(line.data, "cat\0-\0\0-", 8);
+  assert_true(ss_words_read(&words, pid, "cmdline", 4096));
+  assert_int_equal(words.count, 5);
+  assert_string_equal(words.items[2], "");
+  assert_string_equal(words.items[3], "-");
+  assert_string_equal(words.items[4], "");
+  assert_null(words.items[5]);
   kill(pid, SIGKILL);
   waitpid(pid, NULL, 0);
-  ss_buf_release(&line);
+  ss_words_release(&words);
   close(in[0]), close(in[1]), close(out[0]), close(out[1]);
 }
 
