@@ -46,6 +46,7 @@
 /* What a target hands us. */
 #define SS_MAPS_MAX 262144 /* mappings of one process (R53) */
 #define SS_PATH_MAX 4096
+#define SS_CMDLINE_MAX (64u << 10) /* bytes of a command line that are read */
 #define SS_PROCS_MAX 65536         /* processes tracked at once */
 #define SS_THREADS_MAX 65536       /* threads tracked at once */
 #define SS_PY_STRING_MAX 4096      /* characters of a Python name kept */

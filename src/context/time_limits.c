@@ -14,10 +14,10 @@
 
 #include "context_limits.h"
 #include "stacksample/fsafe.h"
+#include "stacksample/limits.h"
 #include "stacksample/proc.h"
 
 #define ANCESTORS_MAX 64
-#define CMDLINE_MAX 65536
 #define SETTINGS_MAX 64
 #define CGROUP_ROOT "/sys/fs/cgroup"
 
@@ -43,7 +43,7 @@ static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_l
 {
   struct ss_words words = {0};
   double s = 0;
-  bool found = ss_words_read(&words, pid, "cmdline", CMDLINE_MAX) &&
+  bool found = ss_words_read(&words, pid, "cmdline", SS_CMDLINE_MAX) &&
                ss_timeout1_parse(words.items, &s);
 
   ss_words_release(&words);

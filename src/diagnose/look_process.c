@@ -14,7 +14,6 @@
 
 #include "look_priv.h"
 
-#define CMDLINE_MAX (64u << 10)
 #define CPUS_MAX 8192               /* CONFIG_NR_CPUS of the largest x86-64 kernels */
 #define NOW_NS UINT64_C(5000000000) /* CPU use over more than this is not "now" */
 
@@ -95,7 +94,7 @@ static void describe_command(struct ss_look_process *p)
   struct ss_buf quoted = {0};
   struct ss_stat st;
 
-  if (ss_words_read(&words, p->pid, "cmdline", CMDLINE_MAX))
+  if (ss_words_read(&words, p->pid, "cmdline", SS_CMDLINE_MAX))
     (void)ss_command_quote(&quoted, words.items, false);
   else if (ss_stat_read(&st, p->pid, 0))
     ss_buf_addf(&quoted, "[%s]", st.comm);

@@ -21,7 +21,6 @@
 /* Mappings are read again at most this often for an address that is missing. */
 #define MAPS_REREAD_NS 100000000ull
 #define SCHEDSTAT_NS 1000000000ull
-#define CMDLINE_MAX (16u << 10) /* enough to tell what it is, and to show it */
 
 static uint32_t store_text(struct ss_pipeline *p, const char *text)
 {
@@ -55,7 +54,7 @@ static void describe(struct ss_pipeline *p, struct ss_process *proc)
     proc->row.ppid = st.ppid;
     proc->row.label = store_text(p, st.comm);
   }
-  if (ss_words_read(&words, proc->pid, "cmdline", CMDLINE_MAX))
+  if (ss_words_read(&words, proc->pid, "cmdline", SS_CMDLINE_MAX))
     describe_command(p, proc, words.items);
   ss_store_process_update(p->config.store, proc->id, &proc->row);
   ss_words_release(&words);
