@@ -11,7 +11,7 @@
 
 #include "stacksample/error.h"
 
-/* Exit statuses of our own (spec section 2). `run` uses the 12x ones. */
+/* Exit statuses of our own. `run` uses the 12x ones. */
 enum {
   SS_EXIT_OK = 0,
   SS_EXIT_PART = 1,

@@ -1,7 +1,7 @@
 /*
- * When to take a dump and when to end the command: --timeout, --grace,
- * --dump-at, --stall (spec section 6). Pure arithmetic over times that the
- * caller passes in; it sends no signal and takes no dump itself.
+ * When to take a dump and when to end the command: --timeout, --grace, --dump-at,
+ * --stall. Pure arithmetic over times that the caller passes in; it sends no signal
+ * and takes no dump itself.
  */
 #ifndef STACKSAMPLE_DEADLINE_H
 #define STACKSAMPLE_DEADLINE_H

@@ -7,14 +7,14 @@
 
 /* Sampling. */
 #define SS_RATE_DEFAULT_HZ 100
-#define SS_RATE_MAX_HZ 10000 /* 100 us: below it the timer eats the target */
-#define SS_CPUS_MAX 1024
+#define SS_RATE_MAX_HZ 10000            /* 100 us: below it the timer eats the target */
+#define SS_CPUS_MAX 8192                /* CONFIG_NR_CPUS of the largest x86-64 kernels */
 #define SS_PER_THREAD_CPUS 64           /* from there on an event a thread, not a CPU */
 #define SS_RINGS_MAX 1024               /* of threads that live at once, then */
 #define SS_STACK_SNAPSHOT_DEFAULT 16384 /* torch under pytest: max 13.7 KB */
 #define SS_STACK_SNAPSHOT_SMALL 8192
 #define SS_STACK_SNAPSHOT_MIN 4096
-#define SS_RING_MIN_RECORDS 8         /* spec section 7 */
+#define SS_RING_MIN_RECORDS 8         /* fewer would fill before we wake */
 #define SS_PLAN_REGIONS_MAX 20        /* raw reads a sample, one system call */
 #define SS_PLAN_STACK_REGIONS 2       /* of these, kept for stack behind a snapshot */
 #define SS_PLAN_BYTES_MAX (96u << 10) /* of all: Python's data stack 48 KB, and */

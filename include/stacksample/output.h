@@ -59,7 +59,7 @@ enum ss_err ss_writer_check_list(const char *list, struct ss_diag *diag);
 enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filter,
                               struct ss_diag *diag);
 
-/* The text of a frame as every output shows it (spec section 4): "function
+/* The text of a frame as every output shows it: "function
  * (file.py:12)", "symbol (library)", "library+0x1234", "[kernel: ...]". */
 void ss_frame_text(const struct ss_profile *p, uint32_t frame, struct ss_buf *out);
 /* The file as shown: what follows site-packages/ ..., else relative to cwd. */

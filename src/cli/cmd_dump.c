@@ -11,7 +11,7 @@
 #include "cli_priv.h"
 
 /* Without --quick: this many looks, spread over 2 s, so that "nothing moved"
- * can be told from "busy" (spec section 2). */
+ * can be told from "busy". */
 #define LOOKS 3
 #define LOOK_GAP_NS UINT64_C(1000000000)
 

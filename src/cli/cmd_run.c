@@ -110,7 +110,7 @@ static void on_tick(struct watch *w)
 /* ---- our deadline --------------------------------------------------------------------
  */
 
-#define LAST_DUMP_MS 2000 /* spec section 6: on regardless after that */
+#define LAST_DUMP_MS 2000 /* on regardless after that */
 
 static void note_phase(struct watch *w)
 {

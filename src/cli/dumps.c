@@ -13,7 +13,7 @@
 #include "cli_priv.h"
 #include "dumps.h"
 
-#define LOOK_NS UINT64_C(2000000000) /* spec section 6: 2 s at most */
+#define LOOK_NS UINT64_C(2000000000) /* 2 s at most */
 
 struct taken {
   char file[32];

@@ -1,7 +1,6 @@
 /*
- * Our own deadline's ending: INT, ABRT, KILL to every process of the tree
- * (spec section 6). Each is addressed as (pid, start time), so that a number
- * that came back is never hit.
+ * Our own deadline's ending: INT, ABRT, KILL to every process of the tree. Each is
+ * addressed as (pid, start time), so that a number that came back is never hit.
  */
 #include <fcntl.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /*
  * The life of a session: bundle and profile.db first, then the engine, then the
- * outputs in their finishing order (spec section 3).
+ * outputs in their finishing order.
  *
  * Nothing here may change the fate of the command: after the start every
  * failure becomes a note, a line in the summary, and an entry in the manifest.

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STALL_DUMPS_A_TEST 4 /* spec section 2, --stall */
+#define STALL_DUMPS_A_TEST 4 /* --stall */
 #define DUMPS_A_RUN 100
 
 /* ---- --dump-at ------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /*
- * A look as JSON: the keys of `dump --json` (spec section 2), innermost frame
+ * A look as JSON: the keys of `dump --json`, innermost frame
  * first; what is not known is absent.
  */
 #include <inttypes.h>

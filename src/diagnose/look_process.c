@@ -14,7 +14,6 @@
 
 #include "look_priv.h"
 
-#define CPUS_MAX 8192               /* CONFIG_NR_CPUS of the largest x86-64 kernels */
 #define NOW_NS UINT64_C(5000000000) /* CPU use over more than this is not "now" */
 
 void ss_known_free(struct known_process *k)
@@ -106,8 +105,8 @@ static void describe_command(struct ss_look_process *p)
 /* CPUs that it may use; 0: unknown. */
 static unsigned cpus_of(pid_t pid)
 {
-  cpu_set_t *set = CPU_ALLOC(CPUS_MAX);
-  size_t size = CPU_ALLOC_SIZE(CPUS_MAX);
+  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
+  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
   unsigned count = 0;
 
   if (set && sched_getaffinity(pid, size, set) == 0)

@@ -12,11 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
 #include "look_priv.h"
-
-#define CPUS_MAX 8192 /* CONFIG_NR_CPUS of the largest x86-64 kernels */
 
 static bool last_ran(const char *path, uint64_t *ns)
 {
@@ -44,8 +43,8 @@ static bool last_ran(const char *path, uint64_t *ns)
  * another one is the best guess. */
 static bool measure(int cpu, uint64_t *lag_ns)
 {
-  cpu_set_t *only = CPU_ALLOC(CPUS_MAX), *before = CPU_ALLOC(CPUS_MAX);
-  size_t size = CPU_ALLOC_SIZE(CPUS_MAX);
+  cpu_set_t *only = CPU_ALLOC(SS_CPUS_MAX), *before = CPU_ALLOC(SS_CPUS_MAX);
+  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
   uint64_t now_ns = 0, ran_ns = 0;
   bool ok = only && before && sched_getaffinity(0, size, before) == 0;
 
@@ -81,7 +80,7 @@ uint64_t ss_look_since(struct ss_idmap *lags, pid_t pid, pid_t tid,
   char path[64];
 
   snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", (int)pid, (int)tid);
-  if (st->processor < 0 || st->processor >= CPUS_MAX || !last_ran(path, &ran_ns) ||
+  if (st->processor < 0 || st->processor >= SS_CPUS_MAX || !last_ran(path, &ran_ns) ||
       !lag_of(lags, st->processor, &lag_ns))
     return SS_LOOK_UNKNOWN;
   /* What the clock lost since the thread ran is missing here: better too short. */

@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 #include "facts_priv.h"
+#include "stacksample/limits.h"
 #include "stacksample/meta.h"
 
 #define PROC_FILE_MAX (1u << 20)
-#define CPUS_MAX 8192
 
 static bool read_file(const char *path, struct ss_buf *out)
 {
@@ -67,8 +67,8 @@ static void store_kernel(struct ss_store *store)
 static void store_cpus(struct ss_store *store)
 {
   long online = sysconf(_SC_NPROCESSORS_ONLN);
-  cpu_set_t *set = CPU_ALLOC(CPUS_MAX);
-  size_t size = CPU_ALLOC_SIZE(CPUS_MAX);
+  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
+  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
 
   if (online > 0)
     ss_store_meta_u64(store, SS_META_CPUS, (uint64_t)online);
