@@ -466,8 +466,10 @@ enum ss_err ss_store_create(struct ss_store **store, const struct ss_dir *dir,
 
 /* Takes over the rows of a profile as they are: an id that would come out
  * different means that the file holds rows twice, which no writer makes. */
+/* All there are, "[limit]" beyond the limit too: that holds for new ones. */
 static enum ss_err take_rows(struct ss_store *s, const struct ss_profile *p)
 {
+  s->frames.index.max = s->trie.index.max = 0;
   for (uint32_t i = 0; i < p->n_strings; i++) {
     if (ss_intern(&s->strings, p->strings[i].s, p->strings[i].len) != i)
       return SS_ERR_FORMAT;
@@ -484,6 +486,7 @@ static enum ss_err take_rows(struct ss_store *s, const struct ss_profile *p)
     if (ss_times_add(&s->times, &p->times[i]) != i)
       return SS_ERR_FORMAT;
   }
+  ss_store_set_limits(s, &s->limits);
   for (size_t i = 0; i < p->n_totals && !s->totals_incomplete; i++)
     s->totals_incomplete = ss_totals_add(&s->totals, &p->totals[i]) == SS_ID_NONE;
   for (uint32_t i = 0; i < p->n_modules; i++)

@@ -226,6 +226,31 @@ static void limits_show_as_a_frame(void **state)
   ss_profile_close(p);
 }
 
+/* As many frames as a profile may hold, and "[limit]": its names can still be added. */
+static void a_full_profile_is_reopened(void **state)
+{
+  struct tmpdir *t = *state;
+  struct ss_store *s = create(t);
+  struct ss_frame_row frame = {.kind = SS_FRAME_KERNEL, .name = 0, .module = SS_ID_NONE};
+
+  fixture_rows(s);
+  uint32_t limit = 0, last = SS_ID_NONE;
+  for (uint64_t i = 0; limit != last; i++) {
+    last = limit;
+    frame.offset = i;
+    limit = ss_store_frame(s, &frame);
+  }
+  assert_int_equal(limit, SS_FRAMES_UNIQUE_MAX);
+  close_store(s);
+  assert_int_equal(ss_store_reopen(&s, &t->dir, "profile.db", NULL), SS_ERR_OK);
+  frame.offset = UINT64_MAX;
+  assert_int_equal(ss_store_frame(s, &frame), limit);
+  close_store(s);
+  struct ss_profile *p = open_profile(t);
+  assert_int_equal(p->n_frames, SS_FRAMES_UNIQUE_MAX + 1);
+  ss_profile_close(p);
+}
+
 static void what_has_no_word_is_stored_all_the_same(void **state)
 {
   struct tmpdir *t = *state;
@@ -540,6 +565,7 @@ int main(void)
       TMPDIR_TEST(a_finished_profile_is_one_file),
       TMPDIR_TEST(equal_rows_have_equal_ids),
       TMPDIR_TEST(limits_show_as_a_frame),
+      TMPDIR_TEST(a_full_profile_is_reopened),
       TMPDIR_TEST(what_has_no_word_is_stored_all_the_same),
       TMPDIR_TEST(totals_are_exactly_the_samples),
       TMPDIR_TEST(reading_samples_can_be_stopped),
