@@ -315,6 +315,18 @@ static bool look_at(struct ss_looker *l, struct known_process *k,
 
 /* What the heading says is read after the stacks: while the first files are opened
  * for them a test can begin, and a test that hangs is still there afterwards. */
+/* Even where the numbers of later threads came from the start again. */
+static void leader_first(pid_t *tids, size_t count, pid_t pid)
+{
+  for (size_t i = 1; i < count; i++) {
+    if (tids[i] == pid) {
+      memmove(tids + 1, tids, i * sizeof(*tids));
+      tids[0] = pid;
+      break;
+    }
+  }
+}
+
 static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
                                    const struct ss_look_options *options,
                                    struct ss_look *look, size_t *thread_cap,
@@ -335,6 +347,7 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
   if (ss_tasks_list(pid, &tids, &count) != SS_ERR_OK)
     return ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
   open_python(k, p);
+  leader_first(tids, count, pid);
   for (size_t i = 0; i < count; i++) {
     struct ss_look_thread *t;
     if ((options->deadline_ns && ss_now_ns() > options->deadline_ns) ||

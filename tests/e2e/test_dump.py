@@ -132,9 +132,10 @@ def test_two_threads_that_want_each_others_locks(process, tmp_path):
 
 def test_native_loop_that_keeps_the_interpreter_lock(process, tmp_path):
     stuck = Stuck(process, tmp_path, "gil")
-    look = until(stuck.pid, lambda ts: ts[1]["state"] == "gil", "a starved thread")
+    look = until(stuck.pid, lambda ts: [t["state"] for t in ts] == ["user", "gil"],
+                 "a loop and a starved thread")
     main, starved = look["threads"]
-    assert main["state"] == "user" and main["stopped_ms"] >= 0
+    assert main["stopped_ms"] >= 0
     assert python_stack(main)[0][2] == "gil"
     assert starved["wait"]["gil_holder"] == stuck.pid
     assert starved["name"] == "starved"
