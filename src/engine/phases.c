@@ -182,11 +182,12 @@ static bool is_inherited(const struct ss_process *proc)
 }
 
 void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
-                    const struct ss_mem *mem, uint64_t time_ns)
+                    const struct ss_mem *mem, uint64_t time_ns, uint64_t read_ns)
 {
-  if (time_ns <= proc->env_look_ns)
+  if (time_ns <= proc->env_look_ns || read_ns < proc->env_read_ns)
     return;
   proc->env_look_ns = time_ns;
+  proc->env_read_ns = read_ns;
   if (!ss_testenv_update(&proc->env, &proc->space, mem))
     return;
   note_worker(p, proc);
@@ -203,5 +204,5 @@ void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns)
   for (struct ss_process *proc = p->processes; proc; proc = proc->next)
     if ((proc->pytest || proc->env.pytest) &&
         now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
-      ss_phases_look(p, proc, &proc->live.mem, now_ns);
+      ss_phases_look(p, proc, &proc->live.mem, now_ns, now_ns);
 }

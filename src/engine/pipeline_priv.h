@@ -44,7 +44,8 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   struct ss_idmap py_frames; /* struct ss_py_code * -> store frame */
 
   struct ss_testenv env;
-  uint64_t env_look_ns;         /* of the last look */
+  uint64_t env_look_ns;         /* what the last look is of */
+  uint64_t env_read_ns;         /* and when its memory was read */
   bool pytest;                  /* its command line is pytest's, or it set PYTEST_ */
   uint32_t phase, phase_before; /* in the store; SS_ID_NONE */
   uint64_t phase_start_ns;
@@ -225,8 +226,10 @@ void ss_phases_start(struct ss_pipeline *p, struct ss_process *proc, uint64_t ti
 /* A child works for the test of its parent, until its own environ names another. */
 void ss_phases_inherit(struct ss_process *child, const struct ss_process *parent,
                        uint64_t time_ns);
+/* `mem` as it was at time_ns, or later: at read_ns. What was read before something
+ * else was seen is out of date, whatever its time. */
 void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
-                    const struct ss_mem *mem, uint64_t time_ns);
+                    const struct ss_mem *mem, uint64_t time_ns, uint64_t read_ns);
 void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns);
 void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns);
 uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns);

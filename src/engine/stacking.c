@@ -390,7 +390,10 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     ss_snapshot_release(&snapshot);
   }
-  ss_phases_look(p, t->process, &mem.mem, rec->time_ns);
+  bool with_it =
+      ss_mem_holds(&at_sample.mem, t->process->env.environ_var, sizeof(uint64_t));
+  ss_phases_look(p, t->process, &mem.mem, rec->time_ns,
+                 with_it ? captured->read_ns : ss_now_ns());
   refresh_plan(p, t); /* before names: the kernel's take 100 ms when first needed */
   if (rec->u.sample.kernel)
     ss_path_push_kernel(&path, rec);

@@ -286,7 +286,7 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
     child->row.label = parent->row.label;
     child->row.command = parent->row.command;
     child->pytest = parent->pytest;
-    ss_phases_look(p, parent, &parent->live.mem, rec->time_ns);
+    ss_phases_look(p, parent, &parent->live.mem, rec->time_ns, ss_now_ns());
     ss_phases_inherit(child, parent, rec->time_ns);
     ss_store_process_update(p->config.store, child->id, &child->row);
   }
