@@ -42,13 +42,13 @@ enum ss_deadline_act {
 
 struct ss_deadline {
   struct ss_deadline_config config;
-  uint64_t start_ns;      /* of the command, CLOCK_MONOTONIC */
-  unsigned ended;         /* steps of the ending taken: INT, ABRT, KILL */
-  size_t run_done;        /* points of the run's schedule passed */
-  uint64_t test_start_ns; /* of the test whose schedule this is */
-  size_t test_done;
-  uint64_t phase_start_ns;     /* of the phase that may stall */
-  uint64_t stall_next_ns;      /* interval that doubles */
+  uint64_t start_ns;       /* of the command, CLOCK_MONOTONIC */
+  unsigned ended;          /* steps of the ending taken: INT, ABRT, KILL */
+  uint32_t run_done;       /* points of the run's schedule that were passed, a bit each */
+  uint64_t test_start_ns;  /* of the test whose schedule this is */
+  uint32_t test_done;      /* of the test's */
+  uint64_t phase_start_ns; /* of the phase that may stall */
+  uint64_t stall_next_ns;  /* interval that doubles */
   unsigned stall_dumps, dumps; /* of this test; of the run */
   char why[96];                /* of the last SS_ACT_DUMP */
 };

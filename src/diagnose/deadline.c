@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(SS_DUMP_POINTS_MAX <= 32, "a bit of run_done and test_done each");
+
 #define STALL_DUMPS_A_TEST 4 /* --stall */
 #define DUMPS_A_RUN 100
 
@@ -70,7 +72,9 @@ static uint64_t since_start(const struct ss_deadline *d, uint64_t ns)
   return ns > UINT64_MAX - d->start_ns ? UINT64_MAX : d->start_ns + ns;
 }
 
-/* When point i of the run's schedule is due; UINT64_MAX: not in this run. */
+/* When point i of a schedule is due, CLOCK_MONOTONIC; UINT64_MAX: never. */
+typedef uint64_t point_when(const struct ss_deadline *d, size_t i);
+
 static uint64_t run_point_ns(const struct ss_deadline *d, size_t i)
 {
   const struct ss_dump_point *p = &d->config.points[i];
@@ -117,21 +121,35 @@ void ss_deadline_phase(struct ss_deadline *d, uint64_t phase_start_ns, bool new_
   }
 }
 
-/* Passes all points due by now; true where there was one, its share in *share. */
-static bool pass_points(const struct ss_deadline *d, size_t *done,
-                        uint64_t (*when)(const struct ss_deadline *, size_t),
+/* Passes all points due by now, in whatever order they were given; true where there
+ * was one, the latest of them in *last. */
+static bool pass_points(const struct ss_deadline *d, uint32_t *done, point_when *when,
                         uint64_t now_ns, size_t *last)
 {
-  bool any = false;
+  uint64_t latest_ns = 0, at_ns;
 
-  while (*done < d->config.n_points && when(d, *done) <= now_ns) {
-    *last = (*done)++;
-    any = true;
+  for (size_t i = 0; i < d->config.n_points; i++) {
+    if (*done & (1u << i) || (at_ns = when(d, i)) > now_ns)
+      continue;
+    *done |= 1u << i;
+    if (at_ns >= latest_ns) {
+      latest_ns = at_ns;
+      *last = i;
+    }
   }
-  /* A point that never comes (no limit known) must not hide later ones. */
-  while (*done < d->config.n_points && when(d, *done) == UINT64_MAX)
-    (*done)++;
-  return any;
+  return latest_ns > 0;
+}
+
+/* When the first of them that was not passed is due. */
+static uint64_t next_point_ns(const struct ss_deadline *d, uint32_t done,
+                              point_when *when)
+{
+  uint64_t first_ns = UINT64_MAX, at_ns;
+
+  for (size_t i = 0; i < d->config.n_points; i++)
+    if (!(done & (1u << i)) && (at_ns = when(d, i)) < first_ns)
+      first_ns = at_ns;
+  return first_ns;
 }
 
 static void say_point(struct ss_deadline *d, size_t i, const char *of)
@@ -144,15 +162,19 @@ static void say_point(struct ss_deadline *d, size_t i, const char *of)
     snprintf(d->why, sizeof(d->why), "after %.3g s, as asked", (double)p->at_ns / 1e9);
 }
 
+static bool may_stall(const struct ss_deadline *d)
+{
+  return d->config.stall_ns && d->phase_start_ns && d->stall_dumps < STALL_DUMPS_A_TEST;
+}
+
 static bool stall_due(struct ss_deadline *d, uint64_t now_ns)
 {
-  if (d->config.stall_ns == 0 || d->phase_start_ns == 0 ||
-      d->stall_dumps >= STALL_DUMPS_A_TEST ||
-      now_ns < d->phase_start_ns + d->stall_next_ns)
+  if (!may_stall(d) || now_ns < d->phase_start_ns + d->stall_next_ns)
     return false;
   snprintf(d->why, sizeof(d->why), "the phase has lasted %.3g s",
            (double)(now_ns - d->phase_start_ns) / 1e9);
-  d->stall_next_ns *= 2;
+  while (now_ns >= d->phase_start_ns + d->stall_next_ns)
+    d->stall_next_ns *= 2;
   d->stall_dumps++;
   return true;
 }
@@ -185,20 +207,20 @@ enum ss_deadline_act ss_deadline_due(struct ss_deadline *d, uint64_t now_ns)
   return SS_ACT_DUMP;
 }
 
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+  return a < b ? a : b;
+}
+
 uint64_t ss_deadline_wake_ns(const struct ss_deadline *d)
 {
-  uint64_t wake = ending_ns(d, d->ended), at;
+  uint64_t wake = ending_ns(d, d->ended);
 
   if (d->ended > 0 || d->dumps >= DUMPS_A_RUN)
     return wake;
-  for (size_t i = d->run_done; i < d->config.n_points; i++)
-    if ((at = run_point_ns(d, i)) < wake)
-      wake = at;
-  for (size_t i = d->test_done; i < d->config.n_points; i++)
-    if ((at = test_point_ns(d, i)) < wake)
-      wake = at;
-  if (d->config.stall_ns && d->phase_start_ns && d->stall_dumps < STALL_DUMPS_A_TEST &&
-      d->phase_start_ns + d->stall_next_ns < wake)
-    wake = d->phase_start_ns + d->stall_next_ns;
+  wake = earlier(wake, next_point_ns(d, d->run_done, run_point_ns));
+  wake = earlier(wake, next_point_ns(d, d->test_done, test_point_ns));
+  if (may_stall(d))
+    wake = earlier(wake, d->phase_start_ns + d->stall_next_ns);
   return wake;
 }

@@ -122,8 +122,7 @@ static void copy_running(struct copied *c, struct ss_look *look, struct ss_look_
     look->stop_max_ns = t->stopped_ns;
 }
 
-/* ---- one thread: frames
- * ----------------------------------------------------------------- */
+/* ---- one thread: frames ------------------------------------------------------------ */
 
 static void native_frame(struct ss_looker *l, const struct ss_frame *f,
                          struct ss_look_frame *out)
@@ -228,8 +227,7 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
   ss_snapshot_release(&snapshot);
 }
 
-/* ---- one thread
- * ----------------------------------------------------------------------------- */
+/* ---- one thread -------------------------------------------------------------------- */
 
 static void thread_name(struct known_process *k, struct ss_look_thread *t,
                         const char *comm)
@@ -313,9 +311,8 @@ static bool look_at(struct ss_looker *l, struct known_process *k,
 
 /* ---- the look ------------------------------------------------------------------- */
 
-/* What the heading says is read after the stacks: while the first files are opened
- * for them a test can begin, and a test that hangs is still there afterwards. */
-/* Even where the numbers of later threads came from the start again. */
+/* The main thread first, even where the numbers of later threads came from the start
+ * again. */
 static void leader_first(pid_t *tids, size_t count, pid_t pid)
 {
   for (size_t i = 1; i < count; i++) {
@@ -363,6 +360,8 @@ static enum ss_err look_at_process(struct ss_looker *l, pid_t pid,
     look->n_threads++;
     p->n_threads++;
   }
+  /* After the stacks: while the first files are opened for them a test can begin, and
+   * a test that hangs is still there now. */
   ss_look_describe(k, p, options);
   look->n_processes++;
   free(tids);

@@ -74,6 +74,22 @@ static void makes_up_for_missed_points_once(void **state)
   assert_int_equal(ss_deadline_due(&d, START + 95 * S), SS_ACT_NONE);
 }
 
+static void takes_points_in_any_order(void **state)
+{
+  struct ss_deadline d =
+      make((struct ss_deadline_config){.run_limit_ns = 100 * S}, "90%,2,50%");
+
+  (void)state;
+  assert_int_equal(ss_deadline_wake_ns(&d), START + 2 * S);
+  assert_int_equal(ss_deadline_due(&d, START + 2 * S), SS_ACT_DUMP);
+  assert_string_equal(d.why, "after 2 s, as asked");
+  assert_int_equal(ss_deadline_wake_ns(&d), START + 50 * S);
+  assert_int_equal(ss_deadline_due(&d, START + 95 * S), SS_ACT_DUMP);
+  assert_string_equal(d.why, "90 % of the run's limit");
+  assert_int_equal(ss_deadline_due(&d, START + 99 * S), SS_ACT_NONE);
+  assert_true(ss_deadline_wake_ns(&d) == UINT64_MAX);
+}
+
 static void dumps_anew_for_each_test(void **state)
 {
   struct ss_deadline d =
@@ -108,6 +124,17 @@ static void stalls_double_and_end(void **state)
   assert_true(ss_deadline_wake_ns(&d) == UINT64_MAX);
 }
 
+static void makes_up_for_missed_stalls_once(void **state)
+{
+  struct ss_deadline d = make((struct ss_deadline_config){.stall_ns = 10 * S}, "50%");
+
+  (void)state;
+  ss_deadline_phase(&d, START, true);
+  assert_int_equal(ss_deadline_due(&d, START + 50 * S), SS_ACT_DUMP);
+  assert_int_equal(ss_deadline_due(&d, START + 50 * S), SS_ACT_NONE);
+  assert_int_equal(ss_deadline_wake_ns(&d), START + 80 * S);
+}
+
 static void ends_in_three_steps(void **state)
 {
   struct ss_deadline d =
@@ -130,8 +157,10 @@ int main(void)
       cmocka_unit_test(refuses_bad_points),
       cmocka_unit_test(dumps_at_shares_of_the_run),
       cmocka_unit_test(makes_up_for_missed_points_once),
+      cmocka_unit_test(takes_points_in_any_order),
       cmocka_unit_test(dumps_anew_for_each_test),
       cmocka_unit_test(stalls_double_and_end),
+      cmocka_unit_test(makes_up_for_missed_stalls_once),
       cmocka_unit_test(ends_in_three_steps),
   };
 
