@@ -252,8 +252,7 @@ static void read_ini(int cwd_fd, struct ini *ini, struct pytest_options *p)
   ss_buf_release(&addopts);
 }
 
-/* ---- together
- * --------------------------------------------------------------------------- */
+/* ---- together -------------------------------------------------------------------- */
 
 static const char *lookup(const char *const *settings, size_t n, char *const *environment,
                           const char *name)

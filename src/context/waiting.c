@@ -166,8 +166,7 @@ static bool waits_in_kernel_lock(pid_t pid, pid_t tid)
   return false;
 }
 
-/* ---- all together
- * ---------------------------------------------------------------------- */
+/* ---- all together ---------------------------------------------------------------- */
 
 static void say(struct ss_waiting *out, enum ss_state state, const char *detail)
 {

@@ -252,8 +252,7 @@ static void *pipeline_main(void *arg)
   return NULL;
 }
 
-/* ---- life cycle
- * ------------------------------------------------------------------------ */
+/* ---- life cycle ------------------------------------------------------------------ */
 
 enum ss_err ss_pipeline_start(struct ss_pipeline **out,
                               const struct ss_pipeline_config *config,

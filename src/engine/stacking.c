@@ -198,8 +198,7 @@ static void push_user(struct ss_path *path, struct ss_process *proc,
   }
 }
 
-/* ---- plans
- * ----------------------------------------------------------------------------- */
+/* ---- plans ----------------------------------------------------------------------- */
 
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 {
@@ -225,8 +224,7 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
   }
 }
 
-/* ---- the sample
- * ------------------------------------------------------------------------- */
+/* ---- the sample ------------------------------------------------------------------ */
 
 static void keep_outer(struct ss_thread *t, const struct user_stack *u)
 {

@@ -374,8 +374,7 @@ static void *run(void *arg)
   return NULL;
 }
 
-/* ---- start and stop
- * --------------------------------------------------------------------- */
+/* ---- start and stop -------------------------------------------------------------- */
 
 static void no_look(void *arg, const struct ss_regs *regs)
 {

@@ -341,8 +341,7 @@ static void look_for_newcomers(struct ss_tracer *t, uint64_t now_ns)
   t->bound_ns = now_ns;
 }
 
-/* ---- who has run
- * ------------------------------------------------------------------------ */
+/* ---- who has run ----------------------------------------------------------------- */
 
 static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
@@ -477,8 +476,7 @@ static void look_for_ends(struct ss_tracer *t, uint64_t now_ns)
   }
 }
 
-/* ---- interface
- * --------------------------------------------------------------------------- */
+/* ---- interface ------------------------------------------------------------------- */
 
 void ss_watch_look(struct ss_tracer *t, uint64_t now_ns)
 {

@@ -143,8 +143,7 @@ static void init_tests(struct ss_figures *f)
   }
 }
 
-/* ---- roles
- * ------------------------------------------------------------------------------ */
+/* ---- roles ----------------------------------------------------------------------- */
 
 static void add_times(struct ss_spent *to, const struct ss_spent *from)
 {
@@ -204,8 +203,7 @@ static enum ss_err fold_roles(struct ss_figures *f)
   return err;
 }
 
-/* ---- all
- * -------------------------------------------------------------------------------- */
+/* ---- all ------------------------------------------------------------------------- */
 
 static int by_wall(const void *a, const void *b)
 {

@@ -146,8 +146,7 @@ static bool add_total(struct flame *f, const struct ss_total *total)
   return node != SS_ID_NONE && add_cell(f, total, node);
 }
 
-/* ---- joining what is too small
- * ---------------------------------------------------------- */
+/* ---- joining what is too small --------------------------------------------------- */
 
 static int descending(const void *a, const void *b)
 {
@@ -247,8 +246,7 @@ static bool join_small(struct flame *f)
   return ok;
 }
 
-/* ---- all of it
- * ----------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------- */
 
 /* by_position has to know the positions; qsort passes nothing along. */
 static void set_positions(struct flame *f)

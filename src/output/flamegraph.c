@@ -136,8 +136,7 @@ static void write_text_facts(struct page *g)
   ss_outfile_printf(g->out, "}");
 }
 
-/* ---- tree
- * ------------------------------------------------------------------------------ */
+/* ---- tree ------------------------------------------------------------------------ */
 
 static bool write_nodes(struct page *g)
 {
@@ -197,8 +196,7 @@ static void write_lines(struct page *g)
   ss_outfile_printf(g->out, "]");
 }
 
-/* ---- filters
- * ------------------------------------------------------------------------------ */
+/* ---- filters --------------------------------------------------------------------- */
 
 /* Numbers the strings that `of` picks from the groups; writes them as a list. */
 static bool write_group_strings(struct page *g, bool tests, struct ss_idmap *index)
@@ -306,8 +304,7 @@ static bool write_data(struct page *g)
   return ok;
 }
 
-/* ---- the page
- * --------------------------------------------------------------------------------- */
+/* ---- the page -------------------------------------------------------------------- */
 
 static unsigned hex_value(char c)
 {

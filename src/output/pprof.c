@@ -262,8 +262,7 @@ static void put_sample(struct pprof *g, const struct ss_total *t)
   ss_buf_release(&packed);
 }
 
-/* ---- the file
- * ---------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------- */
 
 static void put_facts(struct pprof *g)
 {

@@ -424,8 +424,7 @@ void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
     next_section(d);
 }
 
-/* ---- the two that are written from it
- * ---------------------------------------------------- */
+/* ---- the two that are written from it -------------------------------------------- */
 
 enum ss_err ss_write_summary_md(struct ss_profile *p,
                                 const struct ss_write_options *options,

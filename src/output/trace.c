@@ -145,8 +145,7 @@ static void make_head(struct trace *t, struct ss_buf *b)
   t->failed = t->failed || b->failed;
 }
 
-/* ---- passes over all threads
- * ------------------------------------------------------------ */
+/* ---- passes over all threads ----------------------------------------------------- */
 
 /* End of what is on the track of a (pid, tid): numbers come back within a long
  * run, and the track is then one. */
@@ -188,8 +187,7 @@ static enum ss_err run_pass(struct trace *t, enum pass pass, struct budget *budg
   return err;
 }
 
-/* ---- budget
- * ------------------------------------------------------------------------------- */
+/* ---- budget ---------------------------------------------------------------------- */
 
 /* Drops the deepest level of one kind until what stays fits. */
 static unsigned cut_kind(struct trace_costs *costs, unsigned kind, uint64_t *bytes,
@@ -245,8 +243,7 @@ static enum ss_err plan(struct trace *t, struct budget *budget, struct ss_diag *
   return err;
 }
 
-/* ---- the file
- * --------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------- */
 
 static uint64_t count_samples(const struct ss_profile *p)
 {

@@ -202,8 +202,7 @@ static void clear_pending(struct ss_store *s, enum ss_table table)
   p->low = end;
 }
 
-/* ---- transactions
- * ------------------------------------------------------------------------ */
+/* ---- transactions ---------------------------------------------------------------- */
 
 static int begin(struct ss_store *s)
 {
@@ -244,8 +243,7 @@ static int commit(struct ss_store *s)
   return rc;
 }
 
-/* ---- samples
- * ------------------------------------------------------------------------------- */
+/* ---- samples --------------------------------------------------------------------- */
 
 int ss_store_put_sample(struct ss_store *s, sqlite3_int64 rowid,
                         const struct ss_sample_row *r)
@@ -309,8 +307,7 @@ void ss_store_write(struct ss_store *s)
   ss_merge_adapt(s);
 }
 
-/* ---- totals
- * ---------------------------------------------------------------------------------- */
+/* ---- totals ---------------------------------------------------------------------- */
 
 static int put_totals(struct ss_store *s)
 {

@@ -288,8 +288,7 @@ static bool get_total(struct loader *l, sqlite3_stmt *st, uint32_t id)
   return true;
 }
 
-/* ---- tables
- * ------------------------------------------------------------------------------ */
+/* ---- tables ---------------------------------------------------------------------- */
 
 struct table {
   const char *sql;
@@ -417,8 +416,7 @@ static enum ss_err load_table(struct loader *l, int table, struct ss_diag *diag)
                            : ss_db_fail(l->db, rc, "reading the profile", diag);
 }
 
-/* ---- meta
- * ----------------------------------------------------------------------------------- */
+/* ---- meta ------------------------------------------------------------------------ */
 
 static bool add_meta(struct ss_profile_private *priv, const char *key, const char *value)
 {
@@ -460,8 +458,7 @@ static enum ss_err load_meta(struct ss_profile *p, struct ss_diag *diag)
   return rc == SQLITE_DONE ? SS_ERR_OK : ss_db_fail(db, rc, "reading the profile", diag);
 }
 
-/* ---- open, close
- * ------------------------------------------------------------------------------ */
+/* ---- open, close ----------------------------------------------------------------- */
 
 struct adding {
   struct ss_totals totals;

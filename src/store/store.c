@@ -263,8 +263,7 @@ void ss_store_phase_update(struct ss_store *s, uint32_t id,
     set_phase(s, id, row);
 }
 
-/* ---- samples, time, meta
- * ---------------------------------------------------------------- */
+/* ---- samples, time, meta --------------------------------------------------------- */
 
 /* A reader rejects what it has no word for; a sample is never lost for that. */
 static void make_readable(const struct ss_store *s, struct ss_sample_row *row)
@@ -363,8 +362,7 @@ void ss_store_meta_u64(struct ss_store *s, const char *key, uint64_t value)
   ss_store_meta(s, key, text);
 }
 
-/* ---- commit, errors
- * ---------------------------------------------------------------------- */
+/* ---- commit, errors -------------------------------------------------------------- */
 
 void ss_store_commit(struct ss_store *s, bool now)
 {
@@ -391,8 +389,7 @@ void ss_store_set_limits(struct ss_store *s, const struct ss_store_limits *limit
   s->totals.index.max = limits->totals;
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------ */
 
 static void store_free(struct ss_store *s)
 {

@@ -345,8 +345,7 @@ static void test_log_every_prefix(void **state)
   }
 }
 
-/* ---- torch_env
- * -------------------------------------------------------------------------- */
+/* ---- torch_env ------------------------------------------------------------------- */
 
 static void test_torch_env_not_run(void **state)
 {

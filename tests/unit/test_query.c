@@ -154,8 +154,7 @@ static void other_schemas_are_refused(void **state)
   }
 }
 
-/* ---- rows that make no sense
- * -------------------------------------------------------------- */
+/* ---- rows that make no sense ----------------------------------------------------- */
 
 static void wild_rows_are_counted_and_harmless(void **state)
 {
@@ -255,8 +254,7 @@ static void a_stack_deeper_than_any_is_cut(void **state)
   ss_profile_close(p);
 }
 
-/* ---- damaged bytes
- * --------------------------------------------------------------------------- */
+/* ---- damaged bytes --------------------------------------------------------------- */
 
 struct image {
   struct ss_buf bytes;

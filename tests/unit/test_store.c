@@ -365,8 +365,7 @@ static void a_nearly_full_file_merges_samples(void **state)
   ss_profile_close(p);
 }
 
-/* ---- death
- * ------------------------------------------------------------------------------ */
+/* ---- death ----------------------------------------------------------------------- */
 
 struct progress {
   volatile uint32_t added, committed;
@@ -478,8 +477,7 @@ static void a_profile_that_is_being_written_is_left_alone(void **state)
   close_store(s);
 }
 
-/* ---- a full disk
- * -------------------------------------------------------------------------- */
+/* ---- a full disk ----------------------------------------------------------------- */
 
 /* A limit on the size of files stands for it: same errors, no mount needed. */
 static int write_on_a_full_disk(const struct tmpdir *t)
