@@ -14,6 +14,7 @@
 #include "context_priv.h"
 #include "stacksample/hash.h"
 #include "stacksample/limits.h"
+#include "stacksample/text.h"
 
 /* ---- where ------------------------------------------------------------------- */
 
@@ -28,10 +29,9 @@ static const char *const libc_names[] = {
 
 static bool is_libc(const char *path)
 {
-  const char *slash = strrchr(path, '/');
-  const char *name = slash ? slash + 1 : path;
+  const char *name = ss_base_name(path);
   for (size_t i = 0; i < sizeof libc_names / sizeof libc_names[0]; i++) {
-    if (strncmp(name, libc_names[i], strlen(libc_names[i])) == 0)
+    if (ss_starts_with(name, libc_names[i]))
       return true;
   }
   return false;

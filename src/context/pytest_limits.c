@@ -13,6 +13,7 @@
 
 #include "context_limits.h"
 #include "stacksample/fsafe.h"
+#include "stacksample/text.h"
 
 #define INI_MAX (1u << 20)
 
@@ -41,7 +42,7 @@ static void take_value(struct pytest_options *p, const char *option, const char 
     p->session = number(value);
   else if (strcmp(option, "-p") == 0)
     p->disabled = p->disabled || strcmp(value, "no:timeout") == 0;
-  else if (strncmp(value, "timeout=", 8) == 0)
+  else if (ss_starts_with(value, "timeout="))
     p->override = number(value + 8);
 }
 

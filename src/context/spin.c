@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "stacksample/context.h"
+#include "stacksample/text.h"
 
 struct spin_rule {
   const char *library;  /* how its file's name begins */
@@ -43,7 +44,7 @@ static const struct spin_rule rules[] = {
 
 static bool of_library(const struct spin_rule *rule, const char *library)
 {
-  return strncmp(library, rule->library, strlen(rule->library)) == 0;
+  return ss_starts_with(library, rule->library);
 }
 
 bool ss_spin_library(const char *library)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "stacksample/context.h"
+#include "stacksample/text.h"
 
 /* Starts a thread without saying what for. A name ends where the rule ends, or
  * goes on with arguments, template arguments, a version or an offset. */
@@ -78,7 +79,7 @@ static bool named(const char *text, const char *rule)
   size_t len = strlen(rule);
   if (strncmp(text, rule, len) != 0)
     return false;
-  return strncmp(rule, "lib", 3) == 0 || !identifier_char(text[len]);
+  return ss_starts_with(rule, "lib") || !identifier_char(text[len]);
 }
 
 static bool is_plumbing(const char *name)
@@ -102,7 +103,7 @@ static const char *role_of_entry(const char *name)
 static const char *role_of_name(const char *name)
 {
   for (size_t i = 0; i < sizeof by_name / sizeof by_name[0]; i++) {
-    if (strncmp(name, by_name[i].name, strlen(by_name[i].name)) == 0)
+    if (ss_starts_with(name, by_name[i].name))
       return by_name[i].role;
   }
   return NULL;

@@ -180,7 +180,7 @@ static char *const *after_coverage(char *const *argv)
 
 static bool named_python(const char *base)
 {
-  size_t n = strncmp(base, "python", 6) == 0 ? 6 : strncmp(base, "pypy", 4) == 0 ? 4 : 0;
+  size_t n = ss_starts_with(base, "python") ? 6 : ss_starts_with(base, "pypy") ? 4 : 0;
   return n > 0 && base[n + strspn(base + n, "0123456789.td-")] == '\0';
 }
 
@@ -193,7 +193,7 @@ static char *const *pytest_arguments(char *const *argv)
     return argv + 1;
   if (named_python(base))
     return after_python(argv, "XWQ");
-  if (strncmp(base, "coverage", 8) == 0)
+  if (ss_starts_with(base, "coverage"))
     return after_coverage(argv);
   return NULL;
 }

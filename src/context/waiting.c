@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 struct rule {
   const char *word; /* what it begins with, or is */
@@ -78,7 +79,7 @@ static const struct rule libraries[] = {
 static const struct rule *find_library(const char *name)
 {
   for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++)
-    if (strncmp(name, libraries[i].word, strlen(libraries[i].word)) == 0)
+    if (ss_starts_with(name, libraries[i].word))
       return &libraries[i];
   return NULL;
 }
@@ -103,7 +104,7 @@ bool ss_waiting_wants(const char *library)
                                       "ld-",     "libstdc++"};
 
   for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-    if (strncmp(library, known[i], strlen(known[i])) == 0)
+    if (ss_starts_with(library, known[i]))
       return true;
   return false;
 }
@@ -136,7 +137,7 @@ static const struct rule *find_descriptor(pid_t pid, uint64_t number)
     return NULL;
   target[len] = '\0';
   for (size_t i = 0; i < sizeof(descriptors) / sizeof(descriptors[0]); i++)
-    if (strncmp(target, descriptors[i].word, strlen(descriptors[i].word)) == 0)
+    if (ss_starts_with(target, descriptors[i].word))
       return &descriptors[i];
   return NULL;
 }
@@ -161,7 +162,7 @@ static bool waits_in_kernel_lock(pid_t pid, pid_t tid)
   ss_close(&fd);
   name[got > 0 ? got : 0] = '\0';
   for (size_t i = 0; i < sizeof(locks) / sizeof(locks[0]); i++)
-    if (strncmp(name, locks[i], strlen(locks[i])) == 0)
+    if (ss_starts_with(name, locks[i]))
       return true;
   return false;
 }
@@ -217,7 +218,7 @@ static void say_poll(struct ss_waiting *out, const struct ss_blocked *b)
 /* clone(2) blocks only for a child that was given our memory until it execs. */
 static bool is_vfork(const struct ss_syscall_info *call)
 {
-  return call->name && strncmp(call->name, "clone", 5) == 0 &&
+  return call->name && ss_starts_with(call->name, "clone") &&
          strchr("3", call->name[5]) != NULL;
 }
 

@@ -10,6 +10,7 @@
 
 #include "stacksample/escape.h"
 #include "stacksample/output.h"
+#include "stacksample/text.h"
 
 #include "look_priv.h"
 
@@ -88,7 +89,7 @@ static enum machinery machinery_of(const struct ss_look_frame *f)
   for (size_t i = 0; i < sizeof(pytest) / sizeof(pytest[0]); i++)
     if (strstr(f->file, pytest[i]))
       return PYTEST;
-  return strncmp(f->file, "<frozen importlib", 17) == 0 ? IMPORT : NOT_MACHINERY;
+  return ss_starts_with(f->file, "<frozen importlib") ? IMPORT : NOT_MACHINERY;
 }
 
 /* How many frames from `i` on are one stretch of machinery, with the native ones

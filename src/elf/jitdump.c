@@ -16,6 +16,7 @@
 #include "stacksample/cursor.h"
 #include "stacksample/hash.h"
 #include "stacksample/limits.h"
+#include "stacksample/text.h"
 
 #define MAGIC 0x4a695444u /* "JiTD" on a machine of the same byte order */
 #define HEADER 40
@@ -140,7 +141,7 @@ void ss_jitdump_read(struct ss_perf_map *map, const void *bytes, size_t len,
 static bool is_dump(const char *path)
 {
   const char *base = strrchr(path, '/');
-  if (base == NULL || strncmp(base, "/jit-", 5) != 0)
+  if (base == NULL || !ss_starts_with(base, "/jit-"))
     return false;
   size_t digits = strspn(base + 5, "0123456789");
   const char *rest = base + 5 + digits;

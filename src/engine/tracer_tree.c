@@ -21,6 +21,7 @@
 #include "stacksample/hash.h"
 #include "stacksample/limits.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 #include "tracer_priv.h"
 
 enum {
@@ -128,7 +129,7 @@ static bool read_pipe(pid_t pid, int fd, char *out, size_t cap)
   snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
   ssize_t len = readlink(path, out, cap - 1);
   out[len > 0 ? len : 0] = '\0';
-  return strncmp(out, "pipe:[", 6) == 0;
+  return ss_starts_with(out, "pipe:[");
 }
 
 static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss_stat *st)

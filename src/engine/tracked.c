@@ -338,7 +338,7 @@ void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec)
 
   if (proc == NULL || rec->time_ns <= proc->maps_read_ns)
     return;
-  map.path = path[0] == '\0' || strncmp(path, "//anon", 6) == 0
+  map.path = path[0] == '\0' || ss_starts_with(path, "//anon")
                  ? SS_ID_NONE
                  : ss_paths_intern(p->paths, path, strlen(path));
   if (ss_maps_insert(&proc->maps, &map) != SS_ERR_OK)

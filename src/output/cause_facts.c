@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stacksample/text.h"
+
 #include "causes_priv.h"
 
 enum { FAULT = 1, UNMAP = 2, SLOW_CHECK = 4, TORCH = 8 };
@@ -29,24 +31,6 @@ static const struct {
     {"[kernel: mremap]", UNMAP},
 };
 
-static const char *base_name(const char *path)
-{
-  const char *slash = strrchr(path, '/');
-  return slash ? slash + 1 : path;
-}
-
-static const char *library_of(const struct ss_profile *p, const struct ss_frame_row *f)
-{
-  if (f->kind != SS_FRAME_NATIVE || f->module == SS_ID_NONE)
-    return "";
-  return base_name(ss_profile_str(p, p->modules[f->module].path));
-}
-
-static bool starts(const char *s, const char *with)
-{
-  return strncmp(s, with, strlen(with)) == 0;
-}
-
 static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
 {
   const char *name = ss_profile_str(p, f->name);
@@ -64,7 +48,7 @@ static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
                ? SLOW_CHECK
                : 0;
   case SS_FRAME_NATIVE:
-    return starts(library_of(p, f), "libtorch") ? TORCH : 0;
+    return ss_starts_with(ss_library_name(p, f), "libtorch") ? TORCH : 0;
   case SS_FRAME_KERNEL:
     return 0;
   }
@@ -104,12 +88,12 @@ static bool in_interpreter(const struct ss_profile *p, uint32_t stack)
 {
   while (stack < p->n_stacks) {
     const struct ss_frame_row *f = &p->frames[p->stacks[stack].frame];
-    const char *library = library_of(p, f);
-    if (f->kind == SS_FRAME_PYTHON || starts(library, "python3") ||
-        starts(library, "libpython3"))
+    const char *library = ss_library_name(p, f);
+    if (f->kind == SS_FRAME_PYTHON || ss_starts_with(library, "python3") ||
+        ss_starts_with(library, "libpython3"))
       return true;
-    if (!starts(library, "libc.so") && !starts(library, "libc-2") &&
-        !starts(library, "libm."))
+    if (!ss_starts_with(library, "libc.so") && !ss_starts_with(library, "libc-2") &&
+        !ss_starts_with(library, "libm."))
       return false;
     stack = p->stacks[stack].parent;
   }
@@ -118,8 +102,8 @@ static bool in_interpreter(const struct ss_profile *p, uint32_t stack)
 
 static bool is_openmp(const char *library)
 {
-  return starts(library, "libgomp") || starts(library, "libomp") ||
-         starts(library, "libiomp");
+  return ss_starts_with(library, "libgomp") || ss_starts_with(library, "libomp") ||
+         ss_starts_with(library, "libiomp");
 }
 
 static bool add_to(struct ss_idmap *map, uint64_t key, uint64_t ns)
@@ -152,7 +136,7 @@ static bool add_row(struct scan *s, struct ss_cause_facts *facts,
   } else if (t->state == SS_STATE_KERNEL && (flags & UNMAP)) {
     facts->unmap_ns += t->weight_ns;
   } else if (t->state == SS_STATE_SPIN) {
-    bool openmp = is_openmp(library_of(s->p, leaf));
+    bool openmp = is_openmp(ss_library_name(s->p, leaf));
     facts->spin_ns += t->weight_ns;
     facts->openmp_spin_ns += openmp ? t->weight_ns : 0;
     ok = !openmp || add_to(&s->spin_frames, s->p->stacks[t->stack].frame, t->weight_ns);

@@ -11,6 +11,7 @@
 #include "stacksample/limits.h"
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 const char *ss_log_name(char *const *command)
 {
@@ -182,7 +183,7 @@ static const struct ss_time_limit *expired_timeout1(const struct ss_time_limits 
 {
   for (size_t i = 0; i < l->count; i++)
     if (l->items[i].kind == SS_LIMIT_RUN &&
-        strncmp(l->items[i].source, "timeout(1)", 10) == 0 &&
+        ss_starts_with(l->items[i].source, "timeout(1)") &&
         elapsed_s + l->items[i].elapsed_s + 1 >= l->items[i].s)
       return &l->items[i];
   return NULL;
@@ -200,7 +201,7 @@ static const char *ended_by(const struct ss_bundle *b, const struct ss_ending *e
   *limit = NULL;
   if (ending->timed_out) {
     for (size_t i = 0; i < b->limits.count; i++)
-      if (strncmp(b->limits.items[i].source, "stacksample", 11) == 0)
+      if (ss_starts_with(b->limits.items[i].source, "stacksample"))
         *limit = &b->limits.items[i];
     return "stacksample";
   }

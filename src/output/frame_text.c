@@ -81,14 +81,11 @@ bool ss_file_is_library(const char *file)
 
 /* ---- one frame ------------------------------------------------------------------- */
 
-static const char *library_name(const struct ss_profile *p, uint32_t module)
+const char *ss_library_name(const struct ss_profile *p, const struct ss_frame_row *f)
 {
-  if (module == SS_ID_NONE) {
+  if (f->module == SS_ID_NONE)
     return "";
-  }
-  const char *path = ss_profile_str(p, p->modules[module].path);
-  const char *slash = strrchr(path, '/');
-  return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
+  return ss_base_name(ss_profile_str(p, p->modules[f->module].path));
 }
 
 static void python_text(const struct ss_profile *p, const struct ss_frame_row *f,
@@ -103,7 +100,7 @@ static void python_text(const struct ss_profile *p, const struct ss_frame_row *f
 static void native_text(const struct ss_profile *p, const struct ss_frame_row *f,
                         struct ss_buf *out)
 {
-  const char *library = library_name(p, f->module);
+  const char *library = ss_library_name(p, f);
   const char *name = ss_profile_str(p, f->name);
   if (*name != '\0') {
     ss_symbol_shown(name, out);

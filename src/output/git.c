@@ -11,6 +11,7 @@
 
 #include "facts_priv.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define LEVELS_MAX 64   /* folders upwards */
 #define REF_DEPTH_MAX 5 /* symbolic refs, as git */
@@ -25,7 +26,7 @@ static bool is_hash(const char *s, size_t len)
 /* A name that stays below the git folder. */
 static bool safe_ref(const char *ref)
 {
-  return strncmp(ref, "refs/", 5) == 0 && !strstr(ref, "..") && !strchr(ref, '\\');
+  return ss_starts_with(ref, "refs/") && !strstr(ref, "..") && !strchr(ref, '\\');
 }
 
 static bool read_line(int dir, const char *name, struct ss_buf *out)
@@ -50,7 +51,7 @@ static int git_folder(int dir)
   struct ss_buf line = {0};
   int fd = open_dir(dir, ".git");
 
-  if (fd < 0 && read_line(dir, ".git", &line) && strncmp(line.data, "gitdir: ", 8) == 0)
+  if (fd < 0 && read_line(dir, ".git", &line) && ss_starts_with(line.data, "gitdir: "))
     fd = open_dir(dir, line.data + 8);
   ss_buf_release(&line);
   return fd;
@@ -115,7 +116,7 @@ static bool resolve_ref(int git, int common, const char *ref, struct ss_buf *com
     if (is_hash(line.data, line.len)) {
       ss_buf_add(commit, line.data, line.len);
       found = true;
-    } else if (strncmp(line.data, "ref: ", 5) == 0) {
+    } else if (ss_starts_with(line.data, "ref: ")) {
       ss_buf_clear(&name);
       ss_buf_adds(&name, line.data + 5);
     } else {
@@ -141,9 +142,9 @@ bool ss_git_commit(int cwd, struct ss_buf *commit, struct ss_buf *branch)
     if (is_hash(head.data, head.len)) {
       ss_buf_add(commit, head.data, head.len);
       found = true;
-    } else if (strncmp(head.data, "ref: ", 5) == 0) {
+    } else if (ss_starts_with(head.data, "ref: ")) {
       found = resolve_ref(git, common, head.data + 5, commit);
-      if (found && strncmp(head.data + 5, "refs/heads/", 11) == 0)
+      if (found && ss_starts_with(head.data + 5, "refs/heads/"))
         ss_buf_adds(branch, head.data + 16);
     }
   }

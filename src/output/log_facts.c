@@ -12,6 +12,7 @@
 #include "facts_priv.h"
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define LINE_MAX_BYTES 4096
 #define READ_MAX (128ull << 20) /* of a longer log: its end, where the results are */
@@ -249,7 +250,7 @@ static bool is_result(const char *s)
   return in && isdigit((unsigned char)in[4]) &&
          (strstr(s, " passed") || strstr(s, " failed") || strstr(s, " error") ||
           strstr(s, " skipped") || strstr(s, " deselected") || strstr(s, " xfailed") ||
-          strncmp(s, "no tests ran", 12) == 0);
+          ss_starts_with(s, "no tests ran"));
 }
 
 static bool enter_section(struct log *log, const char *s)

@@ -21,6 +21,7 @@
 #include "stacksample/meta.h"
 #include "stacksample/sha256.h"
 #include "stacksample/sys.h"
+#include "stacksample/text.h"
 
 #define MANIFEST "manifest.json"
 
@@ -64,7 +65,7 @@ static enum ss_err list_files(int dirfd, struct names *out, struct ss_diag *diag
   }
   while (err == SS_ERR_OK && (entry = readdir(dir))) {
     struct stat st;
-    if (strncmp(entry->d_name, ".tmp-", 5) == 0 || strcmp(entry->d_name, MANIFEST) == 0 ||
+    if (ss_starts_with(entry->d_name, ".tmp-") || strcmp(entry->d_name, MANIFEST) == 0 ||
         fstatat(dirfd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
         !S_ISREG(st.st_mode))
       continue;

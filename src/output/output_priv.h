@@ -56,6 +56,8 @@ bool ss_texts_wants_wait(const struct ss_texts *t, enum ss_state state, uint32_t
 uint32_t ss_texts_wait(struct ss_texts *t, enum ss_state state);
 const char *ss_texts_str(const struct ss_texts *t, uint32_t text, size_t *len);
 
+/* The file name of the library that a frame is in; "": in none. */
+const char *ss_library_name(const struct ss_profile *p, const struct ss_frame_row *f);
 /* Is this the code of a library (site-packages, the standard library)? */
 bool ss_file_is_library(const char *file);
 

@@ -384,7 +384,7 @@ static void note_program(struct argv_state *st, const char *word)
   static const char *const glued[] = {"mysql", "mysqldump", "mysqladmin", "mariadb",
                                       "sshpass"};
   const char *base = ss_base_name(word);
-  if (strncmp(base, "pytest", 6) == 0 || strcmp(base, "py.test") == 0)
+  if (ss_starts_with(base, "pytest") || strcmp(base, "py.test") == 0)
     st->pytest = true;
   for (size_t i = 0; i < COUNT(glued); i++)
     st->mysql = st->mysql || strcmp(base, glued[i]) == 0;
@@ -394,7 +394,7 @@ static bool secret_option(const struct argv_state *st, const char *word)
 {
   if (strcmp(word, "-p") == 0)
     return !st->pytest;
-  if (strncmp(word, "--", 2) != 0 || strchr(word, '=') || strncmp(word, "--no-", 5) == 0)
+  if (!ss_starts_with(word, "--") || strchr(word, '=') || ss_starts_with(word, "--no-"))
     return false;
   return ss_secret_name(word + 2, strlen(word + 2));
 }
@@ -411,7 +411,7 @@ static bool redact_word(struct argv_state *st, const char *word, struct ss_buf *
   }
   note_program(st, word);
   st->next = secret_option(st, word);
-  if (st->mysql && strncmp(word, "-p", 2) == 0 && len > 2) {
+  if (st->mysql && ss_starts_with(word, "-p") && len > 2) {
     ss_buf_adds(out, "-p" SS_REDACTED);
     return true;
   }

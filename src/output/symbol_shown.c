@@ -8,6 +8,8 @@
  */
 #include <string.h>
 
+#include "stacksample/text.h"
+
 #include "output_priv.h"
 
 struct scan {
@@ -32,7 +34,7 @@ static size_t operator_len(const char *s, const char *begin)
   if (strncmp(s, word, n) != 0 || (s > begin && word_char(s[-1])) || word_char(s[n])) {
     return 0;
   }
-  if (strncmp(s + n, "()", 2) == 0 || strncmp(s + n, "[]", 2) == 0) {
+  if (ss_starts_with(s + n, "()") || ss_starts_with(s + n, "[]")) {
     return n + 2;
   }
   return n + strspn(s + n, "<>=!+-*/%^&|~,");
@@ -104,11 +106,11 @@ static const char *after_params(const char *s)
   static const char *const qualifiers[] = {" const", " volatile", " &&", " &",
                                            " noexcept"};
   for (size_t i = 0; i < sizeof qualifiers / sizeof *qualifiers; i++) {
-    if (strncmp(s, qualifiers[i], strlen(qualifiers[i])) == 0) {
+    if (ss_starts_with(s, qualifiers[i])) {
       s += strlen(qualifiers[i]);
     }
   }
-  return *s == '\0' || *s == '.' || strncmp(s, " [", 2) == 0 ? s : NULL;
+  return *s == '\0' || *s == '.' || ss_starts_with(s, " [") ? s : NULL;
 }
 
 void ss_symbol_shown(const char *demangled, struct ss_buf *out)

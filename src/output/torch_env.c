@@ -29,7 +29,7 @@
 
 static bool is_python_name(const char *name)
 {
-  return strncmp(name, "python", 6) == 0 || strncmp(name, "pypy", 4) == 0;
+  return ss_starts_with(name, "python") || ss_starts_with(name, "pypy");
 }
 
 static bool same_file(const struct stat *a, const char *path)

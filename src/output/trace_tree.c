@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stacksample/text.h"
+
 #include "trace_priv.h"
 
 /* How many frames of a stack that is too deep stay at either end. */
@@ -34,7 +36,7 @@ void trace_escape(struct ss_buf *out, const char *s, size_t len)
   struct ss_buf escaped = {0};
   ss_escape_json(&escaped, s, len);
   for (const char *c = ss_buf_str(&escaped); *c != '\0'; c++) {
-    if (strncmp(c, less, sizeof less - 1) == 0) {
+    if (ss_starts_with(c, less)) {
       ss_buf_addc(out, '<');
       c += sizeof less - 2;
     } else if (*c == '\\') { /* with what it escapes, maybe another backslash */

@@ -6,6 +6,8 @@
  */
 #include <string.h>
 
+#include "stacksample/text.h"
+
 #include "merge_priv.h"
 
 enum { PROLOGUE_MAX = 256 }; /* bytes of code until an activation is set up */
@@ -225,7 +227,7 @@ static void cut_at_greenlet(struct ss_py_merge *m)
       outermost = i;
   for (size_t i = outermost; i < m->native_count; i++) {
     const struct ss_module *module = m->native[i].module;
-    if (!module || strncmp(module->name, extension, sizeof extension - 1) != 0)
+    if (!module || !ss_starts_with(module->name, extension))
       continue;
     m->native_count = i + 1;
     return;
