@@ -211,8 +211,7 @@ void ss_capture_stop(struct ss_capture *c); /* drains rings, joins threads */
 void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out);
 void ss_capture_free(struct ss_capture *c);
 
-/* ---- stage 2 ------------------------------------------------------------------------
- */
+/* ---- stage 2 --------------------------------------------------------------------- */
 
 struct ss_pipeline;
 struct ss_pipeline_config {

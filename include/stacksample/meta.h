@@ -89,8 +89,7 @@
 #define SS_META_LOG_RESULT "log_result"       /* "1 passed in 843.20s (0:14:03)" */
 #define SS_META_LOG_TIMEOUT "log_timeout"     /* pytest-timeout's line, if it fired */
 
-/* ---- quality (the pipeline and the session) ------------------------------------------
- */
+/* ---- quality (the pipeline and the session) -------------------------------------- */
 #define SS_META_LOST "lost"             /* samples the kernel could not deliver */
 #define SS_META_REJECTED "rejected"     /* records that made no sense */
 #define SS_META_PY_UNREAD "py_unread"   /* CPython's lists and line tables, if any */

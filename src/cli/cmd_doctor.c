@@ -193,8 +193,7 @@ static void check_attach(struct ss_doctor *d, struct ss_doctor_row *row)
   }
 }
 
-/* ---- the table ------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------- */
 
 /* What `run` will sample with, as --engine auto chooses. */
 static void check_engine(struct ss_doctor *d, struct ss_doctor_row *row)

@@ -61,8 +61,7 @@ static int parse(struct run_options *o, int argc, char **argv)
   return ss_options_parse(&usage, argc, argv);
 }
 
-/* ---- while it runs ------------------------------------------------------------------
- */
+/* ---- while it runs --------------------------------------------------------------- */
 
 #define TICK_MS 500
 #define INTERPRETER_TRIES 120 /* ticks; a shell may take its time to start pytest */
@@ -107,8 +106,7 @@ static void on_tick(struct watch *w)
     ss_progress_show(w->launch, w->session->pipeline);
 }
 
-/* ---- our deadline --------------------------------------------------------------------
- */
+/* ---- our deadline ---------------------------------------------------------------- */
 
 #define LAST_DUMP_MS 2000 /* on regardless after that */
 
@@ -230,8 +228,7 @@ static int open_log(struct ss_session *s, const struct run_options *o, const cha
   return fd;
 }
 
-/* ---- statuses ------------------------------------------------------------------------
- */
+/* ---- statuses -------------------------------------------------------------------- */
 
 static int status_of(const struct watch *w, const struct ss_exit *end)
 {
@@ -250,8 +247,7 @@ static int exec_failed(int error, const char *command)
   return SS_EXIT_NOT_EXECUTABLE;
 }
 
-/* ---- the run -------------------------------------------------------------------------
- */
+/* ---- the run --------------------------------------------------------------------- */
 
 /* By a signal of somebody's: ours, too. */
 static bool was_ended(const struct watch *w, const struct ss_exit *end)

@@ -224,8 +224,7 @@ void ss_dumps_phase(struct ss_dumps *d, const char *test, uint64_t start_ns)
   pthread_mutex_unlock(&d->lock);
 }
 
-/* ---- what was taken -----------------------------------------------------------------
- */
+/* ---- what was taken -------------------------------------------------------------- */
 
 unsigned ss_dumps_count(struct ss_dumps *d)
 {

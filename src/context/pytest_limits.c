@@ -101,8 +101,7 @@ static void take_text(struct pytest_options *p, const char *text, bool list)
   ss_buf_release(&word);
 }
 
-/* ---- ini files ----------------------------------------------------------------------
- */
+/* ---- ini files ------------------------------------------------------------------- */
 
 static const char *line_end(const char *s, const char *end)
 {

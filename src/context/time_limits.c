@@ -123,8 +123,7 @@ static void find_rlimit(struct ss_time_limits *l)
                        "RLIMIT_CPU (ulimit -t)");
 }
 
-/* ---- all ----------------------------------------------------------------------------
- */
+/* ---- all ------------------------------------------------------------------------- */
 
 void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
                          char *const *environment, int cwd_fd, uint64_t own_timeout_ns)

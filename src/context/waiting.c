@@ -142,8 +142,7 @@ static const struct rule *find_descriptor(pid_t pid, uint64_t number)
   return NULL;
 }
 
-/* ---- in the kernel, uninterruptible ---------------------------------------------------
- */
+/* ---- in the kernel, uninterruptible ---------------------------------------------- */
 
 /* The kernel's own locks; anything else that is waited for so is a device. */
 static bool waits_in_kernel_lock(pid_t pid, pid_t tid)

@@ -69,8 +69,7 @@ void ss_looker_free(struct ss_looker *l)
   free(l);
 }
 
-/* ---- one thread: copying -------------------------------------------------------------
- */
+/* ---- one thread: copying --------------------------------------------------------- */
 
 struct copied { /* what was taken while the thread stood still */
   struct ss_looker *looker;

@@ -130,8 +130,7 @@ static void add_frames(struct ss_buf *out, const struct ss_look_thread *t,
     ss_buf_addf(out, "  (%s)\n", t->why);
 }
 
-/* ---- threads -------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------- */
 
 static bool same_frame(const struct ss_look_frame *a, const struct ss_look_frame *b)
 {

@@ -140,8 +140,7 @@ void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns)
   }
 }
 
-/* ---- one look ------------------------------------------------------------------------
- */
+/* ---- one look -------------------------------------------------------------------- */
 
 void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
                        const struct ss_waiting_seen *seen, const struct ss_frame *frames,
@@ -189,8 +188,7 @@ void ss_looking_say(struct ss_pipeline *p, struct ss_thread *t,
     snprintf(text, cap, "%s", waiting->reason);
 }
 
-/* ---- one look ------------------------------------------------------------------------
- */
+/* ---- one look -------------------------------------------------------------------- */
 
 struct looking_at {
   struct ss_pipeline *p;

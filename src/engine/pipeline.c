@@ -186,8 +186,7 @@ size_t ss_pipeline_pids(struct ss_pipeline *p, pid_t *pids, size_t cap)
   return n;
 }
 
-/* ---- the loop ------------------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------------------- */
 
 static void settle_hidden(struct ss_pipeline *p)
 {

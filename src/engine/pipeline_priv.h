@@ -113,8 +113,7 @@ struct ss_thread {
   struct ss_thread *next; /* of the same process */
 };
 
-/* ---- looks at waiting threads (looking.c) --------------------------------------------
- */
+/* ---- looks at waiting threads (looking.c) ---------------------------------------- */
 
 struct ss_queued_look { /* until the records up to its time have come */
   uint64_t time_ns;

@@ -14,8 +14,7 @@
 
 #include "path_priv.h"
 
-/* ---- one user stack -------------------------------------------------------------------
- */
+/* ---- one user stack -------------------------------------------------------------- */
 
 struct user_stack {
   const struct ss_frame *frames;

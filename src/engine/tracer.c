@@ -270,8 +270,7 @@ static bool may_be_stopped(struct ss_tracer *t, struct ss_runner *r)
          ss_blocked_read(&blocked, r->process->pid, r->tid) && blocked.running;
 }
 
-/* ---- one round ------------------------------------------------------------------------
- */
+/* ---- one round ------------------------------------------------------------------- */
 
 static bool within_budget(struct ss_tracer *t, uint64_t now_ns)
 {

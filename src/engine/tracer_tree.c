@@ -186,8 +186,7 @@ void ss_watch_stat(struct ss_tracer *t, struct ss_runner *r, const struct ss_sta
   note_split(r, st);
 }
 
-/* ---- births --------------------------------------------------------------------------
- */
+/* ---- births ---------------------------------------------------------------------- */
 
 static uint64_t birth_ns(const struct ss_tracer *t, const struct ss_stat *st,
                          uint64_t now_ns)

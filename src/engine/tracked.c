@@ -294,8 +294,7 @@ void ss_tracked_fork(struct ss_pipeline *p, const struct ss_record *rec)
   newborn(p, rec);
 }
 
-/* ---- changes ------------------------------------------------------------------------
- */
+/* ---- changes --------------------------------------------------------------------- */
 
 void ss_tracked_exec(struct ss_pipeline *p, const struct ss_record *rec)
 {
@@ -417,8 +416,7 @@ void ss_tracked_schedstat(struct ss_pipeline *p, uint64_t now_ns)
         ss_tracked_read(p, t, ss_now_ns());
 }
 
-/* ---- end ----------------------------------------------------------------------------
- */
+/* ---- end ------------------------------------------------------------------------- */
 
 static void thread_end(struct ss_pipeline *p, struct ss_thread *t, uint64_t time_ns)
 {

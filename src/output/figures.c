@@ -39,8 +39,7 @@ uint64_t ss_spent_fault(const struct ss_figures *f, const struct ss_spent *t)
                     (double)t->kernel_w);
 }
 
-/* ---- clocks -------------------------------------------------------------------------
- */
+/* ---- clocks ---------------------------------------------------------------------- */
 
 /* The run's end; where it was never seen, the last thing that was. */
 static uint64_t last_seen(const struct ss_profile *p)
@@ -81,8 +80,7 @@ static void find_clocks(struct ss_figures *f)
   f->wall_ns = f->end_ns > f->start_ns ? f->end_ns - f->start_ns : 0;
 }
 
-/* ---- times ----------------------------------------------------------------------------
- */
+/* ---- times ----------------------------------------------------------------------- */
 
 static void add_ledger(struct ss_figures *f)
 {

@@ -57,8 +57,7 @@ static bool combo_of(struct flame *f, const struct ss_total *total, uint32_t *co
   return true;
 }
 
-/* ---- nodes --------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------- */
 
 static bool add_line(struct flame *f, uint32_t node, int line, uint64_t ns)
 {

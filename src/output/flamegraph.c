@@ -50,8 +50,7 @@ static unsigned long long us_of(uint64_t ns)
   return (unsigned long long)((ns + 500) / 1000);
 }
 
-/* ---- texts ---------------------------------------------------------------------------
- */
+/* ---- texts ----------------------------------------------------------------------- */
 
 struct sort_text {
   const char *s;

@@ -131,8 +131,7 @@ void ss_frame_text(const struct ss_profile *p, uint32_t frame, struct ss_buf *ou
   }
 }
 
-/* ---- texts of all frames ------------------------------------------------------------
- */
+/* ---- texts of all frames --------------------------------------------------------- */
 
 enum ss_err ss_texts_init(struct ss_texts *t, const struct ss_profile *p,
                           struct ss_diag *diag)
@@ -290,8 +289,7 @@ uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame)
   return id;
 }
 
-/* ---- stacks ---------------------------------------------------------------------------
- */
+/* ---- stacks ---------------------------------------------------------------------- */
 
 void ss_path_release(struct ss_path *path)
 {

@@ -336,8 +336,7 @@ static void take_line(struct log *log, char *s, size_t raw)
   }
 }
 
-/* ---- the file ------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------- */
 
 static void read_lines(struct log *log, int fd)
 {

@@ -113,8 +113,7 @@ static void put_number(struct pprof *g, unsigned field, uint64_t value)
   ss_buf_release(&b);
 }
 
-/* ---- functions and locations --------------------------------------------------------
- */
+/* ---- functions and locations ----------------------------------------------------- */
 
 static void put_value_type(struct pprof *g, unsigned field, const char *type,
                            const char *unit)
@@ -198,8 +197,7 @@ static void put_mapping(struct pprof *g, uint32_t module)
   put_message(g, PROFILE_MAPPING, &g->message);
 }
 
-/* ---- samples --------------------------------------------------------------------------
- */
+/* ---- samples --------------------------------------------------------------------- */
 
 static void add_label(struct pprof *g, struct ss_buf *sample, const char *key,
                       const char *value)

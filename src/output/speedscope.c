@@ -183,8 +183,7 @@ static void write_tests(struct scope *s)
   write_profile(s, "all threads, by test");
 }
 
-/* ---- the file -------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------- */
 
 static enum ss_err write_scope(struct scope *s, struct ss_diag *diag)
 {

@@ -321,8 +321,7 @@ static void functions_section(struct ss_doc *d, const struct ss_figures *f,
   ss_doc_grid(d, &grid);
 }
 
-/* ---- threads --------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------- */
 
 static const char *const role_headers[] = {"threads",   "process",       ">user s",
                                            ">kernel s", ">of it faults", ">spin s",

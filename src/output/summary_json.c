@@ -75,8 +75,7 @@ static cJSON *time_object(const struct ss_figures *f)
   return time;
 }
 
-/* ---- how it ended -------------------------------------------------------------------
- */
+/* ---- how it ended ---------------------------------------------------------------- */
 
 static cJSON *limits_list(const struct ss_profile *p)
 {
@@ -139,8 +138,7 @@ static cJSON *engine_object(const struct ss_profile *p)
   return engine;
 }
 
-/* ---- rows ----------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------ */
 
 static void put_shown(cJSON *to, const char *key, const struct ss_figures *f,
                       uint32_t text)
@@ -234,8 +232,7 @@ static cJSON *verdict_object(void)
   return verdict;
 }
 
-/* ---- quality --------------------------------------------------------------------------
- */
+/* ---- quality --------------------------------------------------------------------- */
 
 static void put_share(cJSON *to, const char *key, uint64_t part, uint64_t whole)
 {

@@ -123,8 +123,7 @@ bool ss_facts_interpreter(pid_t pid, struct ss_buf *python, struct ss_buf *why)
   return ok;
 }
 
-/* ---- running it ----------------------------------------------------------------------
- */
+/* ---- running it ------------------------------------------------------------------ */
 
 /* Between fork and exec: async-signal-safe calls only. */
 _Noreturn static void child(const char *python, int folder, int out)

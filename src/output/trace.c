@@ -82,8 +82,7 @@ static void add_thread_events(struct trace *t, struct ss_buf *b, size_t index)
   ss_buf_addf(b, "{\"sort_index\":%zu}},\n", index + 1);
 }
 
-/* ---- test phases --------------------------------------------------------------------
- */
+/* ---- test phases ----------------------------------------------------------------- */
 
 static void add_phase(struct trace *t, struct ss_buf *b, uint32_t index, uint64_t end_ns,
                       struct ss_idmap *ends)

@@ -41,8 +41,7 @@ static int put_values(sqlite3_stmt *st, const int64_t *values, int count)
   put_values((st), (const int64_t[]){__VA_ARGS__},                                       \
              (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)))
 
-/* ---- one row of each table ------------------------------------------------------------
- */
+/* ---- one row of each table ------------------------------------------------------- */
 
 static int put_meta(struct ss_store *s, sqlite3_stmt *st, uint32_t id)
 {

@@ -305,8 +305,7 @@ static enum ss_err check(struct ss_db *db, const char *name, struct ss_diag *dia
   return err == SS_ERR_OK ? check_pages(db, name, diag) : err;
 }
 
-/* ---- open, close --------------------------------------------------------------------
- */
+/* ---- open, close ----------------------------------------------------------------- */
 
 /* `logged`: its header says that changes go to a log (bytes 18 and 19 of the
  * SQLite file format: 2), as while a stacksample runs, or after it was killed. */

@@ -202,8 +202,7 @@ struct ss_total ss_total_of(const struct ss_sample_row *row)
   return t;
 }
 
-/* ---- the ledger's times ---------------------------------------------------------------
- */
+/* ---- the ledger's times ---------------------------------------------------------- */
 
 static uint64_t time_hash(const void *row)
 {

@@ -49,8 +49,7 @@ enum ss_err ss_samples_scan(struct ss_profile *p, uint32_t thread, bool in_time_
   return rc == SQLITE_DONE ? SS_ERR_OK : ss_db_fail(db, rc, "reading samples", diag);
 }
 
-/* ---- in memory ------------------------------------------------------------------------
- */
+/* ---- in memory ------------------------------------------------------------------- */
 
 /* One more for each row of a thread: at its index plus one. */
 static bool count_row(void *arg, const struct ss_sample_row *row)

@@ -185,8 +185,7 @@ const char *ss_store_str(const struct ss_store *s, uint32_t id)
   return id < s->strings.count ? ss_interned_str(&s->strings, id, NULL) : "";
 }
 
-/* ---- processes, threads, phases ------------------------------------------------------
- */
+/* ---- processes, threads, phases -------------------------------------------------- */
 
 /* Appends or replaces; `rows` is the address of the array's pointer. */
 static uint32_t set_row(struct ss_store *s, enum ss_table table, void *rows,

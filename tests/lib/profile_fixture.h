@@ -224,8 +224,7 @@ static inline uint32_t fx_worker_stack(struct fx *fx, enum ss_state *state)
                  0);
 }
 
-/* ---- a run --------------------------------------------------------------------------
- */
+/* ---- a run ----------------------------------------------------------------------- */
 
 static inline void fx_metas(struct fx *fx, uint64_t seconds)
 {

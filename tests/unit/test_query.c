@@ -96,8 +96,7 @@ static enum ss_err try_open(const struct tmpdir *t, struct ss_diag *diag)
   return err;
 }
 
-/* ---- files that are not profiles ------------------------------------------------------
- */
+/* ---- files that are not profiles ------------------------------------------------- */
 
 static void other_files_are_refused(void **state)
 {

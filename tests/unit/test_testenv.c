@@ -389,8 +389,7 @@ static void test_every_prefix(void **state)
   }
 }
 
-/* ---- what stage 1 copied ------------------------------------------------------------
- */
+/* ---- what stage 1 copied --------------------------------------------------------- */
 
 /* Takes the plan's copy, lets `after` happen, then interprets the copy. */
 static bool look_at_copy(struct own *o, void (*after)(void))
@@ -446,8 +445,7 @@ static void test_copies(void **state)
   own_release(&o);
 }
 
-/* ---- real processes ------------------------------------------------------------------
- */
+/* ---- real processes -------------------------------------------------------------- */
 
 /* A process looked at from outside, as the pipeline does. */
 struct watched {
