@@ -406,9 +406,7 @@ static bool process_ended(const struct ss_watched *p)
   return p->pidfd >= 0 && poll(&fd, 1, 0) > 0;
 }
 
-/* ---- deaths
- * --------------------------------------------------------------------------------
- */
+/* ---- deaths ---------------------------------------------------------------------- */
 
 static void bury_runners(struct ss_tracer *t, uint64_t now_ns)
 {

@@ -113,11 +113,9 @@ bool ss_columns_how(const struct ss_profile *p, sqlite3_stmt *st, int column,
   return true;
 }
 
-/* ---- one row of each table
- * ----------------------------------------------------------------
- *
- * false: the row is bad. With `st` NULL they make an empty row.
- */
+/* ---- one row of each table ------------------------------------------------------- */
+
+/* The get_ functions: false, the row is bad. With `st` NULL they make an empty row. */
 
 static uint32_t spare_frame(struct loader *l);
 static uint32_t spare_process(struct loader *l);
