@@ -11,11 +11,6 @@ const char *ss_base_name(const char *path)
   return slash != NULL ? slash + 1 : path;
 }
 
-bool ss_starts_with(const char *text, const char *prefix)
-{
-  return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
 const char *ss_utc(char text[SS_UTC_MAX], uint64_t wall_ns)
 {
   time_t s = (time_t)(wall_ns / 1000000000);

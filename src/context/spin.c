@@ -42,15 +42,10 @@ static const struct spin_rule rules[] = {
     {"libpthread", "pthread_spin_lock"},
 };
 
-static bool of_library(const struct spin_rule *rule, const char *library)
-{
-  return ss_starts_with(library, rule->library);
-}
-
 bool ss_spin_library(const char *library)
 {
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-    if (of_library(&rules[i], library))
+    if (ss_starts_with(library, rules[i].library))
       return true;
   }
   return false;
@@ -59,7 +54,7 @@ bool ss_spin_library(const char *library)
 bool ss_spin_function(const char *library, const char *symbol)
 {
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-    if (of_library(&rules[i], library) && strstr(symbol, rules[i].function))
+    if (ss_starts_with(library, rules[i].library) && strstr(symbol, rules[i].function))
       return true;
   }
   return false;
