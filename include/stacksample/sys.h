@@ -23,6 +23,10 @@ uint64_t ss_own_cpu_ns(void);          /* CLOCK_PROCESS_CPUTIME_ID */
 uint64_t ss_thread_cpu_ns(void);       /* CLOCK_THREAD_CPUTIME_ID */
 struct timespec ss_timespec(uint64_t ns);
 void ss_sleep_ns(uint64_t ns); /* all of it, also when a signal comes */
+static inline uint64_t ss_least_ns(uint64_t a, uint64_t b)
+{
+  return a < b ? a : b;
+}
 pid_t ss_gettid(void);
 
 /* Repeats on EINTR and short counts; 0, or -1 with errno. */

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "stacksample/sys.h"
+
 _Static_assert(SS_DUMP_POINTS_MAX <= 32, "a bit of run_done and test_done each");
 
 #define STALL_DUMPS_A_TEST 4 /* --stall */
@@ -207,20 +209,15 @@ enum ss_deadline_act ss_deadline_due(struct ss_deadline *d, uint64_t now_ns)
   return SS_ACT_DUMP;
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-  return a < b ? a : b;
-}
-
 uint64_t ss_deadline_wake_ns(const struct ss_deadline *d)
 {
   uint64_t wake = ending_ns(d, d->ended);
 
   if (d->ended > 0 || d->dumps >= DUMPS_A_RUN)
     return wake;
-  wake = earlier(wake, next_point_ns(d, d->run_done, run_point_ns));
-  wake = earlier(wake, next_point_ns(d, d->test_done, test_point_ns));
+  wake = ss_least_ns(wake, next_point_ns(d, d->run_done, run_point_ns));
+  wake = ss_least_ns(wake, next_point_ns(d, d->test_done, test_point_ns));
   if (may_stall(d))
-    wake = earlier(wake, d->phase_start_ns + d->stall_next_ns);
+    wake = ss_least_ns(wake, d->phase_start_ns + d->stall_next_ns);
   return wake;
 }

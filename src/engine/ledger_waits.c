@@ -14,6 +14,7 @@
 
 #include "ledger_priv.h"
 #include "stacksample/buf.h"
+#include "stacksample/sys.h"
 
 bool ss_waits_add(struct ss_waits *w, const struct ss_wait_part *part)
 {
@@ -65,22 +66,17 @@ static struct span parts_of(const struct ss_waits *w, size_t row)
   return s;
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-  return a < b ? a : b;
-}
-
 /* Takes `cut` out of what is there. */
 static void shorten(struct span *s, struct ss_unlooked *u, uint64_t cut)
 {
-  uint64_t missed = least(cut, u->missed_ns);
+  uint64_t missed = ss_least_ns(cut, u->missed_ns);
   u->missed_ns -= missed;
   cut -= missed;
   uint64_t from_short = ss_in_proportion(cut, u->count, u->count + s->count);
   from_short = from_short > ss_less(cut, s->ns) ? from_short : ss_less(cut, s->ns);
-  from_short = least(from_short, least(cut, u->short_ns));
+  from_short = ss_least_ns(from_short, ss_least_ns(cut, u->short_ns));
   u->short_ns -= from_short;
-  cut = least(cut - from_short, s->ns);
+  cut = ss_least_ns(cut - from_short, s->ns);
   struct ss_spread spread = {.total = cut, .sum = s->ns};
   for (size_t i = 0; i < s->count; i++) {
     s->parts[i].ns -= ss_spread_next(&spread, s->parts[i].ns);

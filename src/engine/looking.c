@@ -140,7 +140,7 @@ void ss_looking_due(struct ss_pipeline *p, uint64_t time_ns)
   }
 }
 
-/* ---- one look -------------------------------------------------------------------- */
+/* ---- why it waits ---------------------------------------------------------------- */
 
 void ss_looking_reason(struct ss_pipeline *p, struct ss_thread *t,
                        const struct ss_waiting_seen *seen, const struct ss_frame *frames,
@@ -310,14 +310,7 @@ static bool look_at(struct ss_pipeline *p, struct ss_thread *t,
   return true;
 }
 
-/* ---- a round
- * ----------------------------------------------------------------------------
- */
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-  return a < b ? a : b;
-}
+/* ---- a round --------------------------------------------------------------------- */
 
 /* One whose switches are not known. That it waits is seen at each visit; that it still
  * does, by its CPU time; the longer it does, the rarer are the visits. */
@@ -389,10 +382,10 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
     l->done = 0;
   }
   first = l->count;
-  l->saved_ns = least(l->saved_ns + since / SHARE_OF_TIME, SAVED_MAX_NS);
-  seen = look_round(p, began + least(l->saved_ns, ROUND_MAX_NS));
+  l->saved_ns = ss_least_ns(l->saved_ns + since / SHARE_OF_TIME, SAVED_MAX_NS);
+  seen = look_round(p, began + ss_least_ns(l->saved_ns, ROUND_MAX_NS));
   used = ss_thread_cpu_ns() - began;
-  l->saved_ns -= least(used, l->saved_ns);
+  l->saved_ns -= ss_least_ns(used, l->saved_ns);
   l->rounds++;
   if (seen < todo) {
     l->cut++;
@@ -420,9 +413,7 @@ int ss_looking_round(struct ss_pipeline *p, uint64_t now_ns)
   return l->quiet < QUIET_ROUNDS ? (int)(tick_ns(p) / 1000000) : INT32_MAX;
 }
 
-/* ---- life cycle
- * -------------------------------------------------------------------------
- */
+/* ---- life cycle ------------------------------------------------------------------ */
 
 /* Time of waits: to the ledger's totals and as a row with the wait's stack. */
 static void emit_wait(void *arg, uint32_t thread, uint32_t phase,
