@@ -116,10 +116,13 @@ bool ss_module_symbol(struct ss_module *module, uint64_t vaddr, struct ss_symbol
 /* What a target's JIT says of its code: /tmp/perf-PID.map, honoured safely (R54, R55),
  * and the jitdump that it has mapped. */
 struct ss_perf_map;
+/* Of a *map that is not NULL only what the JIT has written since is read; where that is
+ * another file now, *map is another, too. After an error it is as it was, or NULL.
+ * Code outside the mappings' code has no name; `maps` must outlive the map. */
 enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
                              const struct ss_maps *maps, struct ss_diag *diag);
-/* Later lines win over the earlier ones that they overlap (a JIT reuses its
- * memory); those and lines that make no sense are counted in *rejected. */
+/* Whole lines. Later ones win over the earlier ones that they overlap (a JIT reuses
+ * its memory); those and lines that make no sense are counted in *rejected. */
 enum ss_err ss_perf_map_parse(struct ss_perf_map **map, const char *text, size_t len,
                               size_t *rejected);
 /* The same of a jitdump (Linux tools/perf/Documentation/jitdump-specification.txt). */

@@ -18,13 +18,13 @@
 #include "stacksample/error.h"
 
 struct ss_look_frame {
-  bool python;
-  char *name;      /* demangled symbol, or the function; NULL: unknown */
-  char *file;      /* PYTHON: co_filename */
-  int line;        /* PYTHON: current line, 0 unknown */
-  int first_line;  /* PYTHON */
-  char *module;    /* native: basename, NULL for code without a file */
-  uint64_t offset; /* native: the function's start in the file, or the place */
+  bool python, task; /* task: of asyncio, a name alone; neither: native */
+  char *name;        /* demangled symbol, or the function; NULL: unknown */
+  char *file;        /* PYTHON: co_filename */
+  int line;          /* PYTHON: current line, 0 unknown */
+  int first_line;    /* PYTHON */
+  char *module;      /* native: basename, NULL for code without a file */
+  uint64_t offset;   /* native: the function's start in the file, or the place */
 };
 
 #define SS_LOOK_UNKNOWN UINT64_MAX

@@ -87,9 +87,9 @@ struct ss_unwind_space {
   pid_t pid;
   struct ss_maps *maps;
   struct ss_modules *modules;
-  const struct ss_mem *live;     /* code and data that do not change */
-  const struct ss_perf_map *jit; /* what its JIT says of its code; NULL: nothing */
-  bool saved_registers;          /* also those that compact rules lose: slower */
+  const struct ss_mem *live; /* code and data that do not change */
+  struct ss_perf_map *jit;   /* what its JIT says of its code; NULL: nothing */
+  bool saved_registers;      /* also those that compact rules lose: slower */
   bool still;      /* a thread that waits: nothing was chased, memory is as it was */
   bool only_ip_sp; /* a blocked thread: ss_unwind_stack trusts no other register */
 };

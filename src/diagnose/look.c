@@ -123,8 +123,8 @@ static void copy_running(struct copied *c, struct ss_look *look, struct ss_look_
 
 /* ---- one thread: frames ------------------------------------------------------------ */
 
-static void native_frame(struct ss_looker *l, const struct ss_frame *f,
-                         struct ss_look_frame *out)
+static void native_frame(struct ss_looker *l, const struct known_process *k,
+                         const struct ss_frame *f, struct ss_look_frame *out)
 {
   struct ss_module *module;
   struct ss_symbol symbol;
@@ -133,6 +133,8 @@ static void native_frame(struct ss_looker *l, const struct ss_frame *f,
 
   if (f->module == NULL) {
     out->offset = f->ip;
+    if (k->space.jit && ss_perf_map_find(k->space.jit, f->vaddr, &symbol))
+      out->name = strdup(symbol.name);
     return;
   }
   module = ss_modules_at(l->modules, f->module->id);
@@ -158,9 +160,11 @@ static void python_frame(const struct ss_merged *m, struct ss_look_frame *out)
   out->first_line = m->code->first_line;
 }
 
-static void keep_frames(struct ss_looker *l, const struct ss_look_options *options,
+static void keep_frames(const struct copied *c, const struct ss_look_options *options,
                         struct ss_look_thread *t, size_t merged)
 {
+  struct ss_looker *l = c->looker;
+
   t->frames = calloc(merged ? merged : 1, sizeof(*t->frames));
   if (t->frames == NULL)
     return;
@@ -169,9 +173,10 @@ static void keep_frames(struct ss_looker *l, const struct ss_look_options *optio
     if (m->kind == SS_MERGED_PYTHON)
       python_frame(m, &t->frames[t->n_frames++]);
     else if (m->kind == SS_MERGED_TASK)
-      t->frames[t->n_frames++].name = strdup(m->code->function);
+      t->frames[t->n_frames++] =
+          (struct ss_look_frame){.task = true, .name = strdup(m->code->function)};
     else if (!options->no_native)
-      native_frame(l, &l->native[m->native], &t->frames[t->n_frames++]);
+      native_frame(l, c->known, &l->native[m->native], &t->frames[t->n_frames++]);
   }
 }
 
@@ -222,7 +227,7 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
     for (; merged < native; merged++)
       l->merged[merged] =
           (struct ss_merged){.kind = SS_MERGED_NATIVE, .native = (uint32_t)merged};
-  keep_frames(l, options, t, merged);
+  keep_frames(c, options, t, merged);
   ss_snapshot_release(&snapshot);
 }
 

@@ -34,11 +34,9 @@ static cJSON *frame_json(const struct ss_look_frame *f)
   cJSON *o = cJSON_CreateObject();
   char offset[32];
 
-  const bool task = !f->python && f->name && !f->module;
-
-  add_string(o, "kind", f->python ? "python" : task ? "task" : "native");
+  add_string(o, "kind", f->python ? "python" : f->task ? "task" : "native");
   add_string(o, "name", f->name);
-  if (task)
+  if (f->task)
     return o;
   if (f->python) {
     add_string(o, "file", f->file);

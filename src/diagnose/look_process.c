@@ -19,6 +19,7 @@
 void ss_known_free(struct known_process *k)
 {
   ss_py_free(k->py);
+  ss_perf_map_free(k->space.jit);
   ss_testenv_release(&k->env);
   ss_maps_release(&k->maps);
   ss_mem_live_release(&k->live);
@@ -84,6 +85,7 @@ struct known_process *ss_know(struct ss_looker *l, pid_t pid, struct ss_diag *di
       ss_fail(diag, SS_ERR_GONE, "process %d has ended", (int)pid);
     return NULL;
   }
+  (void)ss_perf_map_load(&k->space.jit, pid, &k->maps, NULL);
   return k;
 }
 

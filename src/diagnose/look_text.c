@@ -59,14 +59,14 @@ static void add_python(struct ss_buf *out, pid_t pid, const struct ss_look_frame
 
 static void add_native(struct ss_buf *out, const struct ss_look_frame *f)
 {
-  ss_buf_adds(out, f->name && !f->module ? "  " : "  native  ");
-  if (f->name && !f->module) { /* an asyncio task */
+  ss_buf_adds(out, f->task ? "  " : "  native  ");
+  if (f->name) {
     add_text(out, f->name);
-  } else if (f->name) {
-    add_text(out, f->name);
-    ss_buf_adds(out, " (");
-    add_text(out, f->module);
-    ss_buf_addc(out, ')');
+    if (f->module) {
+      ss_buf_adds(out, " (");
+      add_text(out, f->module);
+      ss_buf_addc(out, ')');
+    }
   } else if (f->module) {
     add_text(out, f->module);
     ss_buf_addf(out, "+0x%" PRIx64, f->offset);

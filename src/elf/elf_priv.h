@@ -9,6 +9,7 @@
 
 #include "stacksample/buf.h"
 #include "stacksample/elf.h"
+#include "stacksample/hash.h"
 
 #define SS_ELF_PHDRS_MAX 1024  /* real files have 8 to 20 */
 #define SS_ELF_SHDRS_MAX 65536 /* -ffunction-sections objects; DSOs have 40 */
@@ -61,24 +62,41 @@ unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len,
 unsigned char *ss_unxz(const unsigned char *bytes, size_t len, size_t *out_len);
 
 /* perf_map.c: what a JIT says of its code, from whichever file. */
-struct ss_jit_entry {
-  uint64_t start, size;
+struct ss_jit_code {
   uint32_t name;               /* offset in names */
-  uint32_t order;              /* later ones are newer */
   uint32_t unwind, unwind_len; /* its .eh_frame in `unwind`; len 0: none */
 };
-struct ss_perf_map {
-  struct ss_jit_entry *entries;
-  size_t count, cap;
-  struct ss_buf names;  /* NUL-terminated each */
-  struct ss_buf unwind; /* sections, one behind the other */
+struct ss_jit_place {
+  uint64_t start, size;
+  uint32_t code; /* index; the greater one is newer */
 };
-/* Adds it as the newest; false: it makes no sense, or there is no memory. */
+struct ss_perf_map {
+  struct ss_jit_place *places; /* sorted, without overlap */
+  size_t count, cap;
+  struct ss_jit_code *codes; /* in the order of the file */
+  size_t code_count, code_cap;
+  struct ss_buf names;        /* NUL-terminated each */
+  struct ss_buf unwind;       /* sections, one behind the other */
+  const struct ss_maps *maps; /* places that are no code in it do not count; or NULL */
+  uint64_t taken, dev, ino;   /* so many bytes of that file are read */
+  struct ss_jit_code next;    /* jitdump.c: unwind information of the next code, */
+  struct ss_idmap by_index;   /* code_index -> index of the code, and whether the rest */
+  bool cut;                   /* of the dump makes no sense */
+};
+/* Takes what is whole of the bytes that follow those taken, returns how many these
+ * are, and counts what makes no sense. */
+typedef size_t ss_jit_reader(struct ss_perf_map *map, const void *bytes, size_t len,
+                             size_t *rejected);
+ss_jit_reader ss_perf_map_lines, ss_jitdump_records;
+/* Takes them by a reader and puts what is new in its place. */
+enum ss_err ss_perf_map_extend(struct ss_perf_map *map, ss_jit_reader *read,
+                               const void *bytes, size_t len, size_t *rejected);
+/* Adds code as the newest; false: it makes no sense, or there is no memory. The
+ * second takes the name and what else is known from `code`. */
 bool ss_perf_map_add(struct ss_perf_map *map, uint64_t start, uint64_t size,
                      const char *name, size_t len);
-/* jitdump.c: the records of a dump's bytes. */
-void ss_jitdump_read(struct ss_perf_map *map, const void *bytes, size_t len,
-                     size_t *rejected);
+bool ss_perf_map_place(struct ss_perf_map *map, uint64_t start, uint64_t size,
+                       struct ss_jit_code code);
 /* The dump that the process has mapped; -1 with SS_ERR_GONE: it has none. */
 int ss_jitdump_open(pid_t pid, const struct ss_maps *maps, struct ss_diag *diag);
 

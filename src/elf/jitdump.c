@@ -14,7 +14,6 @@
 #include "elf_priv.h"
 #include "stacksample/arch.h"
 #include "stacksample/cursor.h"
-#include "stacksample/hash.h"
 #include "stacksample/limits.h"
 #include "stacksample/text.h"
 
@@ -24,117 +23,96 @@
 
 enum { JIT_CODE_LOAD, JIT_CODE_MOVE, JIT_CODE_DEBUG_INFO, JIT_CODE_CLOSE, JIT_UNWINDING };
 
-struct dump {
-  struct ss_perf_map *map;
-  struct ss_idmap by_index;       /* code_index -> entry of its last place */
-  const unsigned char *unwinding; /* for the next code; NULL: none */
-  size_t unwinding_len;
-};
-
-static void attach_unwinding(struct dump *d, struct ss_jit_entry *e)
+static bool read_load(struct ss_perf_map *map, struct ss_cursor *c)
 {
-  struct ss_buf *all = &d->map->unwind;
-  if (d->unwinding == NULL || all->len > UINT32_MAX - d->unwinding_len)
-    return;
-  e->unwind = (uint32_t)all->len;
-  e->unwind_len = (uint32_t)d->unwinding_len;
-  ss_buf_add(all, d->unwinding, d->unwinding_len);
-}
-
-static bool read_load(struct dump *d, struct ss_cursor *c)
-{
+  const struct ss_jit_code unwind = map->next;
+  map->next = (struct ss_jit_code){0};
   ss_skip(c, 4 + 4 + 8); /* pid, tid, vma */
   uint64_t start = ss_read_u64(c), size = ss_read_u64(c), index = ss_read_u64(c);
   const char *name = ss_read_cstr(c);
-  bool good = name != NULL && ss_perf_map_add(d->map, start, size, name, strlen(name));
-  if (good) {
-    attach_unwinding(d, &d->map->entries[d->map->count - 1]);
-    good = ss_idmap_put(&d->by_index, index, d->map->count - 1);
-  }
-  d->unwinding = NULL;
-  return good;
+  if (name == NULL || !ss_perf_map_add(map, start, size, name, strlen(name)))
+    return false;
+  struct ss_jit_code *code = &map->codes[map->code_count - 1];
+  code->unwind = unwind.unwind;
+  code->unwind_len = unwind.unwind_len;
+  return ss_idmap_put(&map->by_index, index, map->code_count - 1);
 }
 
-static bool read_move(struct dump *d, struct ss_cursor *c)
+static bool read_move(struct ss_perf_map *map, struct ss_cursor *c)
 {
   ss_skip(c, 4 + 4 + 8 + 8); /* pid, tid, vma, where it was */
   uint64_t start = ss_read_u64(c), size = ss_read_u64(c), index = ss_read_u64(c);
-  uint64_t *known = c->failed ? NULL : ss_idmap_get(&d->by_index, index);
-  if (known == NULL)
-    return false;
-  struct ss_jit_entry old = d->map->entries[*known];
-  char name[SS_SYMBOL_NAME_MAX + 1];
-  size_t len = strlen(d->map->names.data + old.name);
-  memcpy(name, d->map->names.data + old.name, len); /* adding moves the names */
-  if (!ss_perf_map_add(d->map, start, size, name, len))
-    return false;
-  struct ss_jit_entry *e = &d->map->entries[d->map->count - 1];
-  e->unwind = old.unwind;
-  e->unwind_len = old.unwind_len;
-  *known = d->map->count - 1;
-  return true;
+  const uint64_t *known = c->failed ? NULL : ss_idmap_get(&map->by_index, index);
+  return known != NULL && ss_perf_map_place(map, start, size, map->codes[*known]);
 }
 
-static bool read_unwinding(struct dump *d, struct ss_cursor *c)
+static bool read_unwinding(struct ss_perf_map *map, struct ss_cursor *c)
 {
   uint64_t size = ss_read_u64(c), hdr = ss_read_u64(c);
   ss_skip(c, 8); /* how much of it the process has mapped */
-  d->unwinding = NULL;
-  if (c->failed || size > c->left || hdr > size || size - hdr > SS_JIT_UNWIND_MAX)
+  map->next = (struct ss_jit_code){.unwind = (uint32_t)map->unwind.len};
+  if (c->failed || size > c->left || hdr > size || size - hdr > SS_JIT_UNWIND_MAX ||
+      map->unwind.len > UINT32_MAX - SS_JIT_UNWIND_MAX)
     return false;
-  d->unwinding_len = (size_t)(size - hdr);
-  d->unwinding = d->unwinding_len == 0 ? NULL : ss_read_bytes(c, d->unwinding_len);
+  map->next.unwind_len = (uint32_t)(size - hdr);
+  if (size > hdr)
+    ss_buf_add(&map->unwind, ss_read_bytes(c, (size_t)(size - hdr)),
+               (size_t)(size - hdr));
   return true;
 }
 
-static bool read_record(struct dump *d, uint32_t id, struct ss_cursor *c)
+static bool read_record(struct ss_perf_map *map, uint32_t id, struct ss_cursor *c)
 {
   switch (id) {
   case JIT_CODE_LOAD:
-    return read_load(d, c);
+    return read_load(map, c);
   case JIT_CODE_MOVE:
-    return read_move(d, c);
+    return read_move(map, c);
   case JIT_UNWINDING:
-    return read_unwinding(d, c);
+    return read_unwinding(map, c);
   default: /* lines, the end, or of a later version */
     return true;
   }
 }
 
-/* The cursor behind the header, or failed. */
-static struct ss_cursor read_header(const void *bytes, size_t len)
+/* Skips the header; false: it is another kind of file. */
+static bool skip_header(struct ss_cursor *c)
 {
-  struct ss_cursor c = ss_cursor_init(bytes, len);
-  uint32_t magic = ss_read_u32(&c);
-  uint32_t version = ss_read_u32(&c);
-  uint32_t size = ss_read_u32(&c);
-  uint32_t machine = ss_read_u32(&c);
+  uint32_t magic = ss_read_u32(c);
+  uint32_t version = ss_read_u32(c);
+  uint32_t size = ss_read_u32(c);
+  uint32_t machine = ss_read_u32(c);
   if (magic != MAGIC || version != 1 || size < HEADER || machine != ss_arch_elf_machine())
-    c.failed = true;
-  else
-    ss_skip(&c, size - 16);
-  return c;
+    return false;
+  ss_skip(c, size - 16);
+  return true;
 }
 
-void ss_jitdump_read(struct ss_perf_map *map, const void *bytes, size_t len,
-                     size_t *rejected)
+/* Where the file's length does not reach, the JIT is still writing. */
+size_t ss_jitdump_records(struct ss_perf_map *map, const void *bytes, size_t len,
+                          size_t *rejected)
 {
-  struct dump d = {.map = map};
-  struct ss_cursor c = read_header(bytes, len);
-  bool cut = c.failed;
-  while (!cut && c.left > 0) {
-    size_t at = ss_cursor_offset(&c);
+  struct ss_cursor c = ss_cursor_init(bytes, len);
+  if (map->taken == 0) {
+    if (len < HEADER)
+      return 0;
+    map->cut = !skip_header(&c);
+    *rejected += map->cut;
+  }
+  size_t whole = c.failed ? 0 : ss_cursor_offset(&c);
+  while (!map->cut && c.left >= PREFIX) {
     uint32_t id = ss_read_u32(&c), size = ss_read_u32(&c);
     ss_skip(&c, 8); /* when */
-    cut = c.failed || size < PREFIX || size - PREFIX > c.left;
-    if (cut)
+    map->cut = size < PREFIX;
+    *rejected += map->cut;
+    if (map->cut || size - PREFIX > c.left)
       break;
-    struct ss_cursor body = ss_cursor_sub(&c, at + PREFIX, size - PREFIX);
-    *rejected += !read_record(&d, id, &body);
+    struct ss_cursor body = ss_cursor_sub(&c, whole + PREFIX, size - PREFIX);
+    *rejected += !read_record(map, id, &body);
     ss_skip(&c, size - PREFIX);
+    whole += size;
   }
-  *rejected += cut;
-  ss_idmap_release(&d.by_index);
+  return map->cut ? len : whole;
 }
 
 /* .../jit-NUMBER.dump, whatever is said behind it */

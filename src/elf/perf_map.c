@@ -1,22 +1,17 @@
 /*
- * What a JIT says of its code. /tmp/perf-PID.map (perf's jit-interface.txt) has
- * names, one "START SIZE name" a line, hexadecimal; a jitdump is read by jitdump.c.
+ * What a JIT says of its code: names and, from a jitdump (jitdump.c), unwind
+ * information, by address. Here are also the lines of a perf map (perf's
+ * jit-interface.txt): "START SIZE name", hexadecimal. Which files are believed is
+ * jit_file.c's business.
  *
- * /tmp is a public folder, so the file is honoured only if it is a regular file
- * of the target's user (or root), below a size cap, and written since the
- * process started; it is looked for in the target's own root and pid
- * namespace. Entries outside the target's executable mappings are dropped.
+ * Both files grow while the JIT is at work, so they are taken piece by piece; what
+ * is not whole yet is left for the next time.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <sys/stat.h>
+#include <string.h>
 
 #include "elf_priv.h"
 #include "stacksample/buf.h"
-#include "stacksample/cursor.h"
 #include "stacksample/limits.h"
-#include "stacksample/sys.h"
 
 /* A hexadecimal number up to a blank; false when it is none or too long. */
 static bool read_hex(const char **text, const char *end, uint64_t *value)
@@ -42,20 +37,26 @@ static bool read_hex(const char **text, const char *end, uint64_t *value)
   return true;
 }
 
+bool ss_perf_map_place(struct ss_perf_map *map, uint64_t start, uint64_t size,
+                       struct ss_jit_code code)
+{
+  if (size == 0 || start + size < start || map->code_count == UINT32_MAX ||
+      !ss_grow(&map->codes, &map->code_cap, map->code_count + 1, sizeof *map->codes) ||
+      !ss_grow(&map->places, &map->cap, map->count + 1, sizeof *map->places))
+    return false;
+  map->places[map->count++] = (struct ss_jit_place){
+      .start = start, .size = size, .code = (uint32_t)map->code_count};
+  map->codes[map->code_count++] = code;
+  return true;
+}
+
 bool ss_perf_map_add(struct ss_perf_map *map, uint64_t start, uint64_t size,
                      const char *name, size_t len)
 {
-  if (size == 0 || start + size < start || len == 0 || len > SS_SYMBOL_NAME_MAX ||
-      memchr(name, 0, len) != NULL || map->names.len > UINT32_MAX - len - 1 ||
-      map->count == UINT32_MAX)
+  struct ss_jit_code code = {.name = (uint32_t)map->names.len};
+  if (len == 0 || len > SS_SYMBOL_NAME_MAX || memchr(name, 0, len) != NULL ||
+      map->names.len > UINT32_MAX - len - 1 || !ss_perf_map_place(map, start, size, code))
     return false;
-  if (!ss_grow(&map->entries, &map->cap, map->count + 1, sizeof *map->entries))
-    return false;
-  map->entries[map->count] = (struct ss_jit_entry){.start = start,
-                                                   .size = size,
-                                                   .name = (uint32_t)map->names.len,
-                                                   .order = (uint32_t)map->count};
-  map->count++;
   ss_buf_add(&map->names, name, len);
   ss_buf_addc(&map->names, 0);
   return true;
@@ -68,12 +69,12 @@ static bool add_line(struct ss_perf_map *map, const char *line, const char *end)
          ss_perf_map_add(map, start, size, line, (size_t)(end - line));
 }
 
-static int compare_entries(const void *pa, const void *pb)
+static int compare_places(const void *pa, const void *pb)
 {
-  const struct ss_jit_entry *a = pa, *b = pb;
+  const struct ss_jit_place *a = pa, *b = pb;
   if (a->start != b->start)
     return a->start < b->start ? -1 : 1;
-  return (a->order > b->order) - (a->order < b->order);
+  return (a->code > b->code) - (a->code < b->code);
 }
 
 /* Sorted, without overlap: of two that overlap the newer one stays. */
@@ -81,274 +82,132 @@ static size_t settle_overlaps(struct ss_perf_map *map)
 {
   size_t kept = 0, dropped = 0;
   if (map->count > 0)
-    qsort(map->entries, map->count, sizeof *map->entries, compare_entries);
+    qsort(map->places, map->count, sizeof *map->places, compare_places);
   for (size_t i = 0; i < map->count; i++) {
-    struct ss_jit_entry e = map->entries[i];
+    struct ss_jit_place place = map->places[i];
     bool keep = true;
     while (kept > 0 && keep) {
-      const struct ss_jit_entry *last = &map->entries[kept - 1];
-      if (e.start - last->start >= last->size)
+      const struct ss_jit_place *last = &map->places[kept - 1];
+      if (place.start - last->start >= last->size)
         break;
       dropped++;
-      if (last->order < e.order)
+      if (last->code < place.code)
         kept--;
       else
         keep = false;
     }
     if (keep)
-      map->entries[kept++] = e;
+      map->places[kept++] = place;
   }
   map->count = kept;
   return dropped;
 }
 
-static void read_lines(struct ss_perf_map *map, const void *bytes, size_t len,
-                       size_t *rejected)
+size_t ss_perf_map_lines(struct ss_perf_map *map, const void *bytes, size_t len,
+                         size_t *rejected)
 {
-  const char *p = bytes, *end = p + len;
-  while (p < end) {
-    const char *eol = memchr(p, '\n', (size_t)(end - p));
-    if (eol == NULL)
-      eol = end; /* a line still being written: its name may be short */
-    if (!add_line(map, p, eol))
-      (*rejected)++;
-    p = eol == end ? end : eol + 1;
+  const char *start = bytes, *line = start, *eol;
+  while ((eol = memchr(line, '\n', len - (size_t)(line - start))) != NULL) {
+    *rejected += !add_line(map, line, eol);
+    line = eol + 1;
   }
+  return (size_t)(line - start);
 }
 
-typedef void reader_fn(struct ss_perf_map *map, const void *bytes, size_t len,
-                       size_t *rejected);
+enum ss_err ss_perf_map_extend(struct ss_perf_map *map, ss_jit_reader *read,
+                               const void *bytes, size_t len, size_t *rejected)
+{
+  const size_t before = map->code_count;
+  *rejected = 0;
+  map->taken += read(map, bytes, len, rejected);
+  if (map->names.failed || map->unwind.failed)
+    return SS_ERR_NOMEM;
+  if (map->code_count > before)
+    *rejected += settle_overlaps(map);
+  return SS_ERR_OK;
+}
 
-static enum ss_err parse(struct ss_perf_map **out, reader_fn *read, const void *bytes,
+static enum ss_err parse(struct ss_perf_map **out, ss_jit_reader *read, const void *bytes,
                          size_t len, size_t *rejected)
 {
-  struct ss_perf_map *map = calloc(1, sizeof *map);
-  *out = map;
-  *rejected = 0;
-  if (map == NULL)
+  *out = calloc(1, sizeof **out);
+  if (*out == NULL)
     return SS_ERR_NOMEM;
-  read(map, bytes, len, rejected);
-  if (map->names.failed || map->unwind.failed) {
-    ss_perf_map_free(map);
+  enum ss_err err = ss_perf_map_extend(*out, read, bytes, len, rejected);
+  if (err != SS_ERR_OK) {
+    ss_perf_map_free(*out);
     *out = NULL;
-    return SS_ERR_NOMEM;
   }
-  *rejected += settle_overlaps(map);
-  return SS_ERR_OK;
+  return err;
 }
 
 enum ss_err ss_perf_map_parse(struct ss_perf_map **out, const char *text, size_t len,
                               size_t *rejected)
 {
-  return parse(out, read_lines, text, len, rejected);
+  return parse(out, ss_perf_map_lines, text, len, rejected);
 }
 
 enum ss_err ss_perf_map_parse_jitdump(struct ss_perf_map **out, const void *bytes,
                                       size_t len, size_t *rejected)
 {
-  return parse(out, ss_jitdump_read, bytes, len, rejected);
+  return parse(out, ss_jitdump_records, bytes, len, rejected);
 }
 
 void ss_perf_map_free(struct ss_perf_map *map)
 {
   if (map == NULL)
     return;
+  ss_idmap_release(&map->by_index);
   ss_buf_release(&map->names);
   ss_buf_release(&map->unwind);
-  free(map->entries);
+  free(map->places);
+  free(map->codes);
   free(map);
 }
 
-static const struct ss_jit_entry *entry_at(const struct ss_perf_map *map, uint64_t addr)
+/* Does it lie in one mapping of code, as the process has it now? */
+static bool in_code(const struct ss_maps *maps, const struct ss_jit_place *place)
+{
+  const struct ss_map *code = ss_maps_find(maps, place->start);
+  return code != NULL && (code->prot & SS_PROT_EXEC) != 0 &&
+         place->size <= code->end - place->start;
+}
+
+static const struct ss_jit_place *place_at(const struct ss_perf_map *map, uint64_t addr)
 {
   size_t lo = 0, hi = map->count;
   while (lo < hi) {
     size_t mid = lo + (hi - lo) / 2;
-    if (map->entries[mid].start <= addr)
+    if (map->places[mid].start <= addr)
       lo = mid + 1;
     else
       hi = mid;
   }
-  if (lo == 0 || addr - map->entries[lo - 1].start >= map->entries[lo - 1].size)
+  if (lo == 0)
     return NULL;
-  return &map->entries[lo - 1];
+  const struct ss_jit_place *place = &map->places[lo - 1];
+  bool covers = addr - place->start < place->size;
+  return covers && (map->maps == NULL || in_code(map->maps, place)) ? place : NULL;
 }
 
 bool ss_perf_map_find(const struct ss_perf_map *map, uint64_t addr, struct ss_symbol *out)
 {
-  const struct ss_jit_entry *e = entry_at(map, addr);
-  if (e != NULL)
-    *out = (struct ss_symbol){e->start, e->size, map->names.data + e->name};
-  return e != NULL;
+  const struct ss_jit_place *place = place_at(map, addr);
+  if (place != NULL)
+    *out = (struct ss_symbol){place->start, place->size,
+                              map->names.data + map->codes[place->code].name};
+  return place != NULL;
 }
 
 bool ss_perf_map_unwind(const struct ss_perf_map *map, uint64_t addr,
                         struct ss_jit_unwind *out)
 {
-  const struct ss_jit_entry *e = entry_at(map, addr);
-  if (e == NULL || e->unwind_len == 0)
+  const struct ss_jit_place *place = place_at(map, addr);
+  if (place == NULL || map->codes[place->code].unwind_len == 0)
     return false;
-  *out = (struct ss_jit_unwind){
-      e->start, (const unsigned char *)map->unwind.data + e->unwind, e->unwind_len};
+  const struct ss_jit_code *code = &map->codes[place->code];
+  *out = (struct ss_jit_unwind){place->start,
+                                (const unsigned char *)map->unwind.data + code->unwind,
+                                code->unwind_len};
   return true;
-}
-
-/* The pid as the target itself sees it: the last number of NSpid. */
-static pid_t own_pid_of(pid_t pid)
-{
-  struct ss_buf text = {0};
-  pid_t own = pid;
-  if (ss_status_read(&text, pid, 0)) {
-    const char *value = ss_status_value(text.data, "NSpid");
-    size_t len = value == NULL ? 0 : strcspn(value, "\n");
-    while (len > 0 && value[len - 1] != '\t')
-      len--;
-    if (len > 0)
-      own = (pid_t)strtol(value + len, NULL, 10);
-  }
-  ss_buf_release(&text);
-  return own;
-}
-
-/* Opened without following a link and without side effects on a FIFO or device:
- * by O_PATH first, and for reading only once it is known to be a plain file. */
-static int open_plain(pid_t pid, pid_t own_pid, struct stat *st)
-{
-  char path[64];
-  int fd = -1;
-  snprintf(path, sizeof path, "/proc/%d/root", (int)pid);
-  int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-  int tmp = openat(root, "tmp", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  snprintf(path, sizeof path, "perf-%d.map", (int)own_pid);
-  int file = openat(tmp, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-  if (file >= 0 && fstat(file, st) == 0) {
-    if (S_ISREG(st->st_mode)) {
-      snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-      fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    } else {
-      errno = EINVAL;
-    }
-  }
-  int saved = errno;
-  ss_close(&file);
-  ss_close(&tmp);
-  ss_close(&root);
-  errno = saved;
-  return fd;
-}
-
-/* Wall-clock nanoseconds at which `pid` started; 0 unknown. */
-static uint64_t start_wall_ns(pid_t pid)
-{
-  struct ss_stat st;
-  return ss_stat_read(&st, pid, 0) ? ss_wall_ns() - ss_stat_age_ns(&st) : 0;
-}
-
-static enum ss_err check_owner_and_age(pid_t pid, const struct stat *st,
-                                       struct ss_diag *diag)
-{
-  char path[64];
-  struct stat proc;
-  snprintf(path, sizeof path, "/proc/%d", (int)pid);
-  if (stat(path, &proc) != 0)
-    return ss_fail_errno(diag, "process %d", (int)pid);
-  if (st->st_uid != proc.st_uid && st->st_uid != 0)
-    return ss_fail(diag, SS_ERR_ACCESS,
-                   "perf map of process %d ignored: it belongs to uid %u", (int)pid,
-                   st->st_uid);
-  if (st->st_size > (off_t)SS_PERF_MAP_MAX)
-    return ss_fail(diag, SS_ERR_LIMIT, "perf map of process %d ignored: %lld bytes",
-                   (int)pid, (long long)st->st_size);
-  if (ss_mtime_ns(st) + 1000000000u < start_wall_ns(pid))
-    return ss_fail(diag, SS_ERR_FORMAT,
-                   "perf map of process %d ignored: it is older than the process",
-                   (int)pid);
-  return SS_ERR_OK;
-}
-
-static void drop_outside_code(struct ss_perf_map *map, const struct ss_maps *maps)
-{
-  size_t kept = 0;
-  for (size_t i = 0; i < map->count; i++) {
-    const struct ss_jit_entry *e = &map->entries[i];
-    const struct ss_map *code = ss_maps_find(maps, e->start);
-    if (code != NULL && (code->prot & SS_PROT_EXEC) != 0 &&
-        e->size <= code->end - e->start)
-      map->entries[kept++] = *e;
-  }
-  map->count = kept;
-}
-
-static enum ss_err read_text(int fd, uint64_t size, struct ss_buf *text)
-{
-  char chunk[16384];
-  while (text->len < size) {
-    ssize_t n = ss_pread_some(fd, chunk, sizeof chunk, text->len);
-    if (n < 0)
-      return SS_ERR_IO;
-    if (n == 0)
-      break;
-    ss_buf_add(text, chunk, (size_t)n);
-    if (text->failed)
-      return SS_ERR_NOMEM;
-  }
-  return SS_ERR_OK;
-}
-
-/* Reads an open file, which is closed, as a map. */
-static enum ss_err load_file(struct ss_perf_map **map, int fd, uint64_t size,
-                             reader_fn *read)
-{
-  struct ss_buf text = {0};
-  size_t rejected = 0;
-  enum ss_err err = read_text(fd, size, &text);
-  if (err == SS_ERR_OK)
-    err = parse(map, read, ss_buf_str(&text), text.len, &rejected);
-  ss_buf_release(&text);
-  ss_close(&fd);
-  return err;
-}
-
-static enum ss_err load_text(struct ss_perf_map **map, pid_t pid, struct ss_diag *diag)
-{
-  struct stat st;
-  int fd = open_plain(pid, own_pid_of(pid), &st);
-  if (fd < 0)
-    return ss_fail_errno(diag, "perf map of process %d", (int)pid);
-  enum ss_err err = check_owner_and_age(pid, &st, diag);
-  if (err == SS_ERR_OK)
-    return load_file(map, fd, (uint64_t)st.st_size, read_lines);
-  ss_close(&fd);
-  return err;
-}
-
-/* It is the very file that the target has mapped, so whose it is does not matter. */
-static enum ss_err load_jitdump(struct ss_perf_map **map, pid_t pid,
-                                const struct ss_maps *maps, struct ss_diag *diag)
-{
-  struct stat st;
-  int fd = ss_jitdump_open(pid, maps, diag);
-  if (fd < 0)
-    return diag->err;
-  if (fstat(fd, &st) == 0 && st.st_size <= (off_t)SS_PERF_MAP_MAX)
-    return load_file(map, fd, (uint64_t)st.st_size, ss_jitdump_read);
-  ss_close(&fd);
-  return ss_fail(diag, SS_ERR_LIMIT, "jitdump of process %d ignored: too large",
-                 (int)pid);
-}
-
-enum ss_err ss_perf_map_load(struct ss_perf_map **map, pid_t pid,
-                             const struct ss_maps *maps, struct ss_diag *diag)
-{
-  struct ss_diag why = {0};
-  *map = NULL;
-  /* Of the two the dump says more. */
-  enum ss_err err = load_jitdump(map, pid, maps, &why);
-  if (err == SS_ERR_GONE)
-    err = load_text(map, pid, &why);
-  if (err == SS_ERR_OK && *map)
-    drop_outside_code(*map, maps);
-  else if (diag != NULL)
-    *diag = why;
-  return err;
 }

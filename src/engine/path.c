@@ -14,6 +14,10 @@
 /* Values at and above this are markers in a perf callchain, not addresses
  * (PERF_CONTEXT_MAX, include/uapi/linux/perf_event.h). */
 #define CALLCHAIN_MARKER ((uint64_t)-4095)
+/* Between two readings of what a JIT tells: so long, and so many times as long as
+ * the last one took. */
+#define JIT_PAUSE_NS (100u * 1000 * 1000)
+#define JIT_PAUSES 50
 
 void ss_path_push(struct ss_path *path, uint32_t frame, int line)
 {
@@ -128,23 +132,32 @@ static uint32_t module_row(struct ss_pipeline *p, const struct ss_module *module
   return id;
 }
 
+/* Reads on in what the target's JIT tells of its code, now and then. */
+static void learn_jit(struct ss_pipeline *p, struct ss_process *proc)
+{
+  struct ss_diag why = {0};
+  uint64_t now = ss_now_ns();
+
+  if (now < proc->jit_next_ns)
+    return;
+  if (ss_perf_map_load(&proc->space.jit, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
+      why.err != SS_ERR_GONE && !proc->jit_refused) {
+    proc->jit_refused = true;
+    ss_note(p->config.notes, "JIT names of process %d ignored: %s", (int)proc->pid,
+            why.text);
+  }
+  proc->jit_next_ns = ss_now_ns() + JIT_PAUSE_NS + JIT_PAUSES * (ss_now_ns() - now);
+}
+
 /* Code that no file backs: named by the target's own perf map or jitdump, if it has
  * one, which then tells the unwinder, too. */
 static uint32_t anonymous_frame(struct ss_pipeline *p, struct ss_process *proc,
-                                uint64_t ip)
+                                uint64_t addr)
 {
   struct ss_symbol symbol;
-  struct ss_diag why = {0};
 
-  if (!proc->perf_map_tried) {
-    proc->perf_map_tried = true;
-    if (ss_perf_map_load(&proc->perf_map, proc->pid, &proc->maps, &why) != SS_ERR_OK &&
-        why.err != SS_ERR_GONE)
-      ss_note(p->config.notes, "JIT names of process %d ignored: %s", (int)proc->pid,
-              why.text);
-    proc->space.jit = proc->perf_map;
-  }
-  if (proc->perf_map && ss_perf_map_find(proc->perf_map, ip, &symbol))
+  learn_jit(p, proc);
+  if (proc->space.jit && ss_perf_map_find(proc->space.jit, addr, &symbol))
     return ss_path_named(p, SS_FRAME_NATIVE, symbol.name);
   return ss_path_named(p, SS_FRAME_NATIVE, "[anonymous code]");
 }
@@ -158,7 +171,7 @@ uint32_t ss_path_native(struct ss_pipeline *p, struct ss_process *proc,
                              .module = SS_ID_NONE};
 
   if (f->module == NULL)
-    return anonymous_frame(p, proc, f->ip);
+    return anonymous_frame(p, proc, f->vaddr);
   row.module = module_row(p, f->module);
   row.exact = f->function == 0;
   row.offset = row.exact ? f->vaddr : f->function;

@@ -36,8 +36,8 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   struct ss_maps maps;
   uint64_t maps_read_ns; /* records before this are already in `maps`; 0: never */
   struct ss_unwind_space space;
-  struct ss_perf_map *perf_map;
-  bool perf_map_tried;
+  uint64_t jit_next_ns; /* when to read on in space.jit, which is ours */
+  bool jit_refused;     /* and that was said */
 
   struct ss_py *py;          /* NULL: no Python (yet) */
   uint64_t py_tried_at;      /* maps.generation of the last try */

@@ -68,10 +68,10 @@ static void forget_image(struct ss_pipeline *p, struct ss_process *proc)
   proc->py = NULL;
   proc->py_tried_at = 0;
   ss_idmap_release(&proc->py_frames);
-  ss_perf_map_free(proc->perf_map);
-  proc->perf_map = NULL;
+  ss_perf_map_free(proc->space.jit);
   proc->space.jit = NULL;
-  proc->perf_map_tried = false;
+  proc->jit_next_ns = 0;
+  proc->jit_refused = false;
   ss_testenv_reset(&proc->env);
   ss_unwinder_forget(p->unwinder, proc->pid);
 }

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../../src/elf/elf_priv.h"
 #include "jitdump.h"
-#include "stacksample/elf.h"
 #include "stacksample/limits.h"
 
 static const unsigned char code[32] = {0xc3};
@@ -130,10 +130,42 @@ static void test_every_prefix(void **state)
     memcpy(cut, b.data, n);
     cut = realloc(cut, n == 0 ? 1 : n);
     assert_int_equal(ss_perf_map_parse_jitdump(&map, cut, n, &rejected), SS_ERR_OK);
-    assert_true(rejected <= 1);
+    assert_int_equal(rejected, 0);
     assert_int_equal(ss_perf_map_find(map, 0x1000, &sym), n >= 40 + 16 + 40 + 4 + 32);
     ss_perf_map_free(map);
     free(cut);
+  }
+  ss_buf_release(&b);
+}
+
+/* Taken in two pieces, whatever the first one is, it is the same. */
+static void test_in_pieces(void **state)
+{
+  (void)state;
+  struct ss_buf b = sample();
+  for (size_t n = 0; n <= b.len; n++) {
+    struct ss_perf_map map = {0};
+    struct ss_jit_unwind info;
+    size_t rejected = 0;
+    assert_int_equal(ss_perf_map_extend(&map, ss_jitdump_records, b.data, n, &rejected),
+                     SS_ERR_OK);
+    assert_true(map.taken <= n);
+    size_t from = (size_t)map.taken;
+    assert_int_equal(rejected, 0);
+    assert_int_equal(ss_perf_map_extend(&map, ss_jitdump_records, b.data + from,
+                                        b.len - from, &rejected),
+                     SS_ERR_OK);
+    assert_int_equal(rejected, 0);
+    assert_int_equal(map.taken, b.len);
+    assert_int_equal(map.count, 4);
+    expect(&map, 0x1000, "one");
+    expect(&map, 0x4000, "two");
+    assert_true(ss_perf_map_unwind(&map, 0x2000, &info));
+    assert_int_equal(info.len, 9);
+    struct ss_perf_map *kept = malloc(sizeof *kept);
+    assert_non_null(kept);
+    *kept = map;
+    ss_perf_map_free(kept);
   }
   ss_buf_release(&b);
 }
@@ -165,6 +197,7 @@ static void test_mapped_file(void **state)
   expect(map, (uintptr_t)test_mapped_file + 4, "inside");
   expect(map, 0x1000, NULL);
   ss_perf_map_free(map);
+  map = NULL;
   assert_int_equal(ftruncate(fd, (off_t)SS_PERF_MAP_MAX + 1), 0);
   assert_int_equal(ss_perf_map_load(&map, getpid(), &maps, &diag), SS_ERR_LIMIT);
   assert_null(map);
@@ -184,6 +217,7 @@ int main(void)
       cmocka_unit_test(test_later_code_wins),
       cmocka_unit_test(test_nonsense_is_counted),
       cmocka_unit_test(test_every_prefix),
+      cmocka_unit_test(test_in_pieces),
       cmocka_unit_test(test_mapped_file),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,13 +37,15 @@ static void test_lines(void **state)
   (void)state;
   struct ss_perf_map *map = parse("7f0000001000 10 py::main:/a b.py\n"
                                   "0x7f0000000000 0x100 first\n"
-                                  "7f0000002000 8 last",
+                                  "7f0000002000 8 last\n"
+                                  "7f0000003000 8 being writ",
                                   0);
   expect(map, 0x7f0000000000, "first");
   expect(map, 0x7f00000000ff, "first");
   expect(map, 0x7f0000000100, NULL);
   expect(map, 0x7f000000100f, "py::main:/a b.py");
   expect(map, 0x7f0000002004, "last");
+  expect(map, 0x7f0000003000, NULL);
   expect(map, 0, NULL);
   ss_perf_map_free(map);
 }
@@ -81,7 +83,7 @@ static void test_long_names_and_prefixes(void **state)
   size_t len = 1u << 20;
   char *text = malloc(len + 1);
   memset(text, 'n', len);
-  text[len] = 0;
+  memcpy(text + len - 1, "\n", 2);
   memcpy(text, "1000 10 ", 8);
   ss_perf_map_free(parse(text, 1));
   free(text);
@@ -95,6 +97,53 @@ static void test_long_names_and_prefixes(void **state)
     ss_perf_map_free(map);
     free(cut);
   }
+}
+
+/* "ADDRESS text" */
+static void append(const char *path, const char *mode, uintptr_t code, const char *text)
+{
+  FILE *f = fopen(path, mode);
+  assert_non_null(f);
+  assert_true(fprintf(f, "%lx %s", (unsigned long)code, text) > 0);
+  fclose(f);
+}
+
+/* A JIT adds to its file as it works, and its memory may be mapped later than ours
+ * of its mappings was read. */
+static void test_grows(void **state)
+{
+  (void)state;
+  char path[64];
+  struct ss_paths *paths = ss_paths_new();
+  struct ss_maps maps;
+  struct ss_perf_map *map = NULL;
+  uintptr_t code = (uintptr_t)test_lines;
+  pid_t pid = getpid();
+  ss_maps_init(&maps, paths);
+  snprintf(path, sizeof path, "/tmp/perf-%d.map", (int)pid);
+  append(path, "w", code, "10 first\n100");
+  assert_int_equal(ss_perf_map_load(&map, pid, &maps, NULL), SS_ERR_OK);
+  expect(map, code, NULL); /* nothing is mapped that we know of */
+  assert_int_equal(ss_maps_load(&maps, pid, NULL), SS_ERR_OK);
+  expect(map, code, "first");
+  append(path, "a", 0, "8 outside\n");
+  append(path, "a", code + 8, "8 second\n");
+  assert_int_equal(ss_perf_map_load(&map, pid, &maps, NULL), SS_ERR_OK);
+  expect(map, code, NULL); /* overwritten */
+  expect(map, code + 8, "second");
+  expect(map, 0x1000, NULL);
+  assert_int_equal(ss_perf_map_load(&map, pid, &maps, NULL), SS_ERR_OK);
+  expect(map, code + 8, "second");
+  append(path, "w", code, "4 x\n"); /* begun anew */
+  assert_int_equal(ss_perf_map_load(&map, pid, &maps, NULL), SS_ERR_OK);
+  expect(map, code, "x");
+  expect(map, code + 8, NULL);
+  unlink(path);
+  assert_int_equal(ss_perf_map_load(&map, pid, &maps, NULL), SS_ERR_GONE);
+  expect(map, code, "x");
+  ss_perf_map_free(map);
+  ss_maps_release(&maps);
+  ss_paths_free(paths);
 }
 
 /* The file of this very process, in every form that must not be believed. */
@@ -122,6 +171,7 @@ static void test_which_files_are_honoured(void **state)
   expect(map, code + 4, "inside");
   expect(map, 0x1000, NULL); /* no code is there */
   ss_perf_map_free(map);
+  map = NULL;
 
   struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
   utimensat(AT_FDCWD, path, old, 0);
@@ -152,6 +202,7 @@ int main(void)
       cmocka_unit_test(test_nonsense_is_counted),
       cmocka_unit_test(test_later_lines_win),
       cmocka_unit_test(test_long_names_and_prefixes),
+      cmocka_unit_test(test_grows),
       cmocka_unit_test(test_which_files_are_honoured),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
