@@ -114,5 +114,7 @@ enum ss_state ss_state_parse(const char *word); /* SS_STATE_COUNT: no such */
 enum ss_state ss_state_of_reason(const char *name);
 /* user, kernel and spin: on a CPU. */
 bool ss_state_running(enum ss_state state);
+/* gil, lock, io, child, sleep and wait: for something. */
+bool ss_state_waiting(enum ss_state state);
 
 #endif

@@ -26,6 +26,8 @@ void ss_idmap_release(struct ss_idmap *map);
 uint64_t *ss_idmap_get(const struct ss_idmap *map, uint64_t key);
 /* Sets it; false when out of memory. */
 bool ss_idmap_put(struct ss_idmap *map, uint64_t key, uint64_t value);
+/* Adds to its value, 0 where there was none. */
+bool ss_idmap_add(struct ss_idmap *map, uint64_t key, uint64_t n);
 bool ss_idmap_del(struct ss_idmap *map, uint64_t key); /* false: was absent */
 /* Iterates: start with *pos = 0; false at the end. Order is arbitrary. */
 bool ss_idmap_next(const struct ss_idmap *map, size_t *pos, uint64_t *key,

@@ -184,6 +184,16 @@ bool ss_idmap_put(struct ss_idmap *map, uint64_t key, uint64_t value)
   return true;
 }
 
+bool ss_idmap_add(struct ss_idmap *map, uint64_t key, uint64_t n)
+{
+  uint64_t *sum = ss_idmap_get(map, key);
+
+  if (sum == NULL)
+    return ss_idmap_put(map, key, n);
+  *sum += n;
+  return true;
+}
+
 bool ss_idmap_del(struct ss_idmap *map, uint64_t key)
 {
   size_t i = find_slot(map, key);

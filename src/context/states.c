@@ -31,6 +31,12 @@ bool ss_state_running(enum ss_state state)
   return state == SS_STATE_USER || state == SS_STATE_KERNEL || state == SS_STATE_SPIN;
 }
 
+bool ss_state_waiting(enum ss_state state)
+{
+  return state == SS_STATE_GIL || state == SS_STATE_LOCK || state == SS_STATE_IO ||
+         state == SS_STATE_CHILD || state == SS_STATE_SLEEP || state == SS_STATE_WAIT;
+}
+
 enum ss_state ss_state_of_reason(const char *name)
 {
   for (unsigned i = 0; i < SS_STATE_COUNT && name[0] == '['; i++) {

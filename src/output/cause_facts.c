@@ -106,12 +106,6 @@ static bool is_openmp(const char *library)
          ss_starts_with(library, "libiomp");
 }
 
-static bool add_to(struct ss_idmap *map, uint64_t key, uint64_t ns)
-{
-  const uint64_t *sum = ss_idmap_get(map, key);
-  return ss_idmap_put(map, key, (sum ? *sum : 0) + ns);
-}
-
 static uint64_t site_key(const struct scan *s, uint32_t stack)
 {
   uint32_t node = s->python[stack];
@@ -132,17 +126,18 @@ static bool add_row(struct scan *s, struct ss_cause_facts *facts,
   facts->slow_check_ns += flags & SLOW_CHECK ? t->weight_ns : 0;
   if (t->state == SS_STATE_KERNEL && (flags & FAULT)) {
     facts->fault_ns += t->weight_ns;
-    ok = add_to(&s->fault_sites, site_key(s, t->stack), t->weight_ns);
+    ok = ss_idmap_add(&s->fault_sites, site_key(s, t->stack), t->weight_ns);
   } else if (t->state == SS_STATE_KERNEL && (flags & UNMAP)) {
     facts->unmap_ns += t->weight_ns;
   } else if (t->state == SS_STATE_SPIN) {
     bool openmp = is_openmp(ss_library_name(s->p, leaf));
     facts->spin_ns += t->weight_ns;
     facts->openmp_spin_ns += openmp ? t->weight_ns : 0;
-    ok = !openmp || add_to(&s->spin_frames, s->p->stacks[t->stack].frame, t->weight_ns);
+    ok = !openmp ||
+         ss_idmap_add(&s->spin_frames, s->p->stacks[t->stack].frame, t->weight_ns);
   } else if (t->state == SS_STATE_USER && in_interpreter(s->p, t->stack)) {
     facts->python_ns += t->weight_ns;
-    ok = add_to(&s->python_sites, site_key(s, t->stack), t->weight_ns);
+    ok = ss_idmap_add(&s->python_sites, site_key(s, t->stack), t->weight_ns);
   }
   return ok;
 }

@@ -1,7 +1,9 @@
 /*
  * Causes of a slow run that its CPU time proves. Each rule is a row of a table: what
  * it is called, from which share on it is worth a person's time, and a function that
- * finds the share and tells the evidence. Only what is clear is said.
+ * finds the share and tells the evidence. Only what is clear is said. How large a
+ * cause is, is how much of the elapsed time it explains: CPU time that was a small
+ * part of that explains nothing, whatever it went to.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -11,6 +13,7 @@
 #include "stacksample/meta.h"
 
 enum { SAMPLES_LEAST = 100 }; /* fewer say nothing for sure */
+#define WEIGHT_LEAST 5.0      /* percent of the elapsed time */
 
 struct judge {
   struct ss_figures *f;
@@ -20,7 +23,7 @@ struct judge {
 
 /* ---- words ---------------------------------------------------------------------- */
 
-static void add_line(cJSON *list, struct ss_buf *line)
+void ss_cause_line(cJSON *list, struct ss_buf *line)
 {
   if (line->len > 0)
     ss_json_item(list, NULL, cJSON_CreateString(ss_buf_str(line)));
@@ -31,7 +34,7 @@ static void add_text(cJSON *list, const char *text)
 {
   struct ss_buf line = {0};
   ss_buf_adds(&line, text);
-  add_line(list, &line);
+  ss_cause_line(list, &line);
   ss_buf_release(&line);
 }
 
@@ -46,7 +49,7 @@ static void put_percent(struct ss_buf *out, double percent)
   ss_buf_adds(out, " %");
 }
 
-static void put_site(struct ss_buf *out, struct ss_figures *f, const struct ss_site *site)
+void ss_put_site(struct ss_buf *out, struct ss_figures *f, const struct ss_site *site)
 {
   size_t len = 0;
 
@@ -69,8 +72,8 @@ static void add_sites(struct judge *j, const struct ss_site *sites, size_t count
   for (size_t i = 0; i < count && share(sites[i].weight_ns, whole) >= 5; i++) {
     put_percent(&line, share(sites[i].weight_ns, whole));
     ss_buf_adds(&line, " of it in ");
-    put_site(&line, j->f, &sites[i]);
-    add_line(j->cause->evidence, &line);
+    ss_put_site(&line, j->f, &sites[i]);
+    ss_cause_line(j->cause->evidence, &line);
   }
   ss_buf_release(&line);
 }
@@ -110,7 +113,7 @@ static void add_undivided(struct judge *j)
   ss_buf_adds(&line, " more is kernel time that cannot be told apart here, giving memory "
                      "back among it (as root, or with kernel.perf_event_paranoid=1, it "
                      "can)");
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   ss_buf_release(&line);
 }
 
@@ -131,7 +134,7 @@ static void count_faults(struct judge *j)
     ss_put_count(&line, (uint64_t)((double)n * 4096 / seconds));
     ss_buf_adds(&line, "B/s of memory cleared");
   }
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   ss_put_significant(&line, share(j->facts->fault_ns, j->facts->rows_ns));
   ss_buf_adds(&line, " % of CPU time is page faults");
   if (j->facts->unmap_ns > 0) {
@@ -140,7 +143,7 @@ static void count_faults(struct judge *j)
     ss_buf_adds(&line, " giving memory back");
   }
   ss_buf_adds(&line, " (\"[kernel: page fault]\" in stacks.folded and flamegraph.html)");
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   add_undivided(j);
   ss_buf_release(&line);
 }
@@ -179,12 +182,12 @@ static void judge_spin(struct judge *j)
     ss_buf_adds(&line, ", most in ");
     ss_buf_add(&line, s, len);
   }
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   add_text(j->cause->attempts, "OMP_WAIT_POLICY=passive");
   if (j->facts->spinners > 1) {
     ss_buf_addf(&line, "fewer threads: OMP_NUM_THREADS=%zu",
                 (j->facts->spinners + 1) / 2);
-    add_line(j->cause->attempts, &line);
+    ss_cause_line(j->cause->attempts, &line);
   }
   ss_buf_release(&line);
 }
@@ -228,11 +231,11 @@ static void judge_oversubscription(struct judge *j)
   ss_put_significant(&line, wanted);
   ss_buf_addf(&line, " threads wanted to run at a time, on %llu CPU%s",
               (unsigned long long)cpus, cpus == 1 ? "" : "s");
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   ss_buf_addf(&line,
               "OMP_NUM_THREADS=%llu (divided by the number of pytest-xdist workers)",
               (unsigned long long)cpus);
-  add_line(j->cause->attempts, &line);
+  ss_cause_line(j->cause->attempts, &line);
   ss_buf_release(&line);
 }
 
@@ -253,7 +256,7 @@ static void judge_one_thread(struct judge *j)
   ss_buf_adds(&line, " s of ");
   ss_put_seconds(&line, ran);
   ss_buf_addf(&line, " s of CPU time, on %llu CPUs", (unsigned long long)cpus);
-  add_line(j->cause->evidence, &line);
+  ss_cause_line(j->cause->evidence, &line);
   ss_buf_release(&line);
 }
 
@@ -282,54 +285,65 @@ static void release_cause(struct ss_cause *c)
   *c = (struct ss_cause){0};
 }
 
-static void dismiss(struct ss_causes *causes, const struct ss_cause *c)
+struct ss_cause *ss_cause_add(struct ss_causes *causes, const char *name,
+                              const char *title, const char *base)
 {
-  ss_buf_adds(&causes->dismissed, causes->dismissed.len ? "; " : "");
-  ss_buf_addf(&causes->dismissed, "%s ", c->title);
-  put_percent(&causes->dismissed, c->share_pct);
+  struct ss_cause *c = &causes->items[causes->count++];
+
+  SS_INVARIANT(causes->count <= SS_CAUSES_MAX);
+  *c = (struct ss_cause){.name = name,
+                         .title = title,
+                         .base = base,
+                         .evidence = cJSON_CreateArray(),
+                         .attempts = cJSON_CreateArray()};
+  return c;
 }
 
-static int by_share(const void *a, const void *b)
+void ss_cause_dismiss(struct ss_buf *list, const char *title, double share_pct)
 {
-  const struct ss_cause *x = a, *y = b;
-  return (x->share_pct < y->share_pct) - (x->share_pct > y->share_pct);
+  ss_buf_adds(list, list->len ? "; " : "");
+  ss_buf_addf(list, "%s ", title);
+  put_percent(list, share_pct);
 }
 
 static void apply(struct ss_causes *causes, const struct rule *rule, struct judge *j)
 {
-  struct ss_cause *c = &causes->items[causes->count];
+  double busy = wall_share(j->f, ss_spent_running(&j->f->total));
+  struct ss_cause *c = ss_cause_add(causes, rule->name, rule->title, rule->base);
 
-  *c = (struct ss_cause){.name = rule->name,
-                         .title = rule->title,
-                         .base = rule->base,
-                         .evidence = cJSON_CreateArray(),
-                         .attempts = cJSON_CreateArray()};
   j->cause = c;
   rule->judge(j);
-  if (c->share_pct >= rule->least_pct) {
-    causes->count++;
+  c->weight_pct = c->share_pct * (strcmp(rule->base, "cpu") == 0 ? fmin(1, busy) : 1);
+  if (c->share_pct >= rule->least_pct && c->weight_pct >= WEIGHT_LEAST)
     return;
-  }
-  if (rule->told_if_small)
-    dismiss(causes, c);
+  if (c->share_pct < rule->least_pct && rule->told_if_small)
+    ss_cause_dismiss(&causes->dismissed, c->title, c->share_pct);
   release_cause(c);
+  causes->count--;
 }
 
+static int largest_first(const void *a, const void *b)
+{
+  const struct ss_cause *x = a, *y = b;
+  return (x->weight_pct < y->weight_pct) - (x->weight_pct > y->weight_pct);
+}
+
+/* A few samples prove nothing of what CPU time went to. */
 enum ss_err ss_causes_find(struct ss_causes *causes, struct ss_figures *f,
                            struct ss_diag *diag)
 {
-  _Static_assert(sizeof rules / sizeof rules[0] <= SS_CAUSES_MAX, "room for all");
   struct ss_cause_facts facts;
   struct judge j = {.f = f, .facts = &facts};
   enum ss_err err = ss_cause_facts(&facts, f, diag);
 
   *causes = (struct ss_causes){0};
-  if (err != SS_ERR_OK || f->run_samples < SAMPLES_LEAST)
-    return err;
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-    apply(causes, &rules[i], &j);
-  qsort(causes->items, causes->count, sizeof causes->items[0], by_share);
-  return SS_ERR_OK;
+    if (err == SS_ERR_OK && f->run_samples >= SAMPLES_LEAST)
+      apply(causes, &rules[i], &j);
+  if (err == SS_ERR_OK)
+    err = ss_cause_waits(causes, f, diag);
+  qsort(causes->items, causes->count, sizeof causes->items[0], largest_first);
+  return err;
 }
 
 void ss_causes_release(struct ss_causes *causes)
@@ -337,6 +351,7 @@ void ss_causes_release(struct ss_causes *causes)
   for (size_t i = 0; i < causes->count; i++)
     release_cause(&causes->items[i]);
   ss_buf_release(&causes->dismissed);
+  ss_buf_release(&causes->no_waits);
   *causes = (struct ss_causes){0};
 }
 
@@ -424,7 +439,7 @@ void ss_causes_section(struct ss_doc *d, const struct ss_causes *causes)
 {
   struct ss_buf text = {0};
 
-  if (causes->count == 0 && causes->dismissed.len == 0)
+  if (causes->count == 0 && causes->dismissed.len == 0 && causes->no_waits.len == 0)
     return;
   ss_doc_heading(d, "Why it took that long");
   for (size_t i = 0; i < causes->count; i++)
@@ -432,7 +447,10 @@ void ss_causes_section(struct ss_doc *d, const struct ss_causes *causes)
   if (causes->count == 0)
     ss_buf_adds(&text, "No single cause is clear. ");
   if (causes->dismissed.len > 0)
-    ss_buf_addf(&text, "Not a cause, of CPU time: %s.", ss_buf_str(&causes->dismissed));
+    ss_buf_addf(&text, "Not a cause, of CPU time: %s. ", ss_buf_str(&causes->dismissed));
+  if (causes->no_waits.len > 0)
+    ss_buf_addf(&text, "Not a cause, of the time: waiting for %s.",
+                ss_buf_str(&causes->no_waits));
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }

@@ -6,7 +6,7 @@
 
 #include "summary_priv.h"
 
-enum { SS_CAUSES_MAX = 16, SS_SITES_MAX = 3 };
+enum { SS_CAUSES_MAX = 24, SS_SITES_MAX = 3 };
 
 /* ---- facts ---------------------------------------------------------------------- */
 
@@ -40,6 +40,7 @@ enum ss_err ss_cause_facts(struct ss_cause_facts *facts, struct ss_figures *f,
 struct ss_cause {
   const char *name, *title, *base; /* static; base: "cpu" or "wall" */
   double share_pct, error_pct;     /* error: one standard error */
+  double weight_pct;               /* of the elapsed time: what makes it large */
   uint64_t ns;                     /* thread time, or wall time */
   struct ss_buf text;
   cJSON *evidence, *attempts; /* lists of strings */
@@ -47,10 +48,20 @@ struct ss_cause {
 struct ss_causes {
   struct ss_cause items[SS_CAUSES_MAX]; /* largest first */
   size_t count;
-  struct ss_buf dismissed; /* what was looked for and is too small to matter */
+  /* What was looked for and is too small to matter: of CPU time, of waiting. */
+  struct ss_buf dismissed, no_waits;
 };
 enum ss_err ss_causes_find(struct ss_causes *causes, struct ss_figures *f,
                            struct ss_diag *diag);
+/* Those that wait are added to the others: cause_waits.c. */
+enum ss_err ss_cause_waits(struct ss_causes *causes, struct ss_figures *f,
+                           struct ss_diag *diag);
+/* A new one, empty but for these; there is room for one of each name. */
+struct ss_cause *ss_cause_add(struct ss_causes *causes, const char *name,
+                              const char *title, const char *base);
+void ss_cause_dismiss(struct ss_buf *list, const char *title, double share_pct);
+void ss_cause_line(cJSON *list, struct ss_buf *line); /* adds it, and clears it */
+void ss_put_site(struct ss_buf *out, struct ss_figures *f, const struct ss_site *site);
 void ss_causes_release(struct ss_causes *causes);
 cJSON *ss_causes_json(const struct ss_causes *causes);
 void ss_causes_section(struct ss_doc *d, const struct ss_causes *causes);

@@ -25,8 +25,11 @@ uint64_t ss_spent_running(const struct ss_spent *t)
 
 uint64_t ss_spent_waiting(const struct ss_spent *t)
 {
-  return t->ns[SS_STATE_GIL] + t->ns[SS_STATE_LOCK] + t->ns[SS_STATE_IO] +
-         t->ns[SS_STATE_CHILD] + t->ns[SS_STATE_SLEEP] + t->ns[SS_STATE_WAIT];
+  uint64_t ns = 0;
+
+  for (enum ss_state state = 0; state < SS_STATE_COUNT; state++)
+    ns += ss_state_waiting(state) ? t->ns[state] : 0;
+  return ns;
 }
 
 uint64_t ss_spent_fault(const struct ss_figures *f, const struct ss_spent *t)

@@ -238,40 +238,70 @@ static uint32_t spoken(const struct walk *w, uint32_t stack)
   return w->python[stack] != SS_ID_NONE ? w->python[stack] : w->text[stack];
 }
 
-/* The largest of each phase; running before waiting, whatever the waits weigh. */
-static bool find_tops(struct ss_figures *f, const struct walk *w)
+/* Which rows are asked what a phase mostly did. */
+enum rows { RUNNING, WAITING, MAIN_WAITING, ROWS_KINDS };
+
+static bool is_among(const struct ss_profile *p, const struct ss_total *t, enum rows kind)
+{
+  const struct ss_thread_row *thread = &p->threads[t->thread];
+
+  if (kind != MAIN_WAITING)
+    return ss_state_running(t->state) == (kind == RUNNING);
+  return ss_state_waiting(t->state) && thread->process == p->phases[t->phase].process &&
+         thread->tid == p->processes[thread->process].pid;
+}
+
+struct top {
+  uint32_t text; /* SS_ID_NONE: nothing */
+  uint64_t ns;
+};
+
+/* The largest of each phase. */
+static bool find_largest(const struct ss_profile *p, const struct walk *w, enum rows kind,
+                         struct top *tops)
 {
   struct ss_idmap sums = {0};
+  uint64_t key, ns;
+  size_t pos = 0;
   bool ok = true;
 
-  for (int pass = 0; pass < 2 && ok; pass++) {
-    ss_idmap_release(&sums);
-    sums = (struct ss_idmap){0};
-    for (size_t i = 0; i < f->p->n_totals && ok; i++) {
-      const struct ss_total *t = &f->p->totals[i];
-      if (t->phase == SS_ID_NONE || t->stack == SS_ID_NONE ||
-          ss_state_running(t->state) != (pass == 0))
-        continue;
-      uint64_t key = (uint64_t)t->phase << 32 | spoken(w, t->stack);
-      uint64_t *sum = ss_idmap_get(&sums, key);
-      ok = ss_idmap_put(&sums, key, (sum ? *sum : 0) + t->weight_ns);
-    }
-    size_t pos = 0;
-    uint64_t key, ns;
-    while (ss_idmap_next(&sums, &pos, &key, &ns)) {
-      struct ss_test_row *row = &f->tests[key >> 32];
-      bool settled = pass == 1 && row->top != SS_ID_NONE && row->top_ns == UINT64_MAX;
-      uint32_t text = (uint32_t)key;
-      if (settled || ns < row->top_ns || (ns == row->top_ns && text >= row->top))
-        continue;
-      row->top = text;
-      row->top_ns = ns;
-    }
-    for (size_t i = 0; i < f->p->n_phases && pass == 0; i++)
-      if (f->tests[i].top != SS_ID_NONE)
-        f->tests[i].top_ns = UINT64_MAX;
+  for (size_t i = 0; i < p->n_phases; i++)
+    tops[i] = (struct top){.text = SS_ID_NONE};
+  for (size_t i = 0; i < p->n_totals && ok; i++) {
+    const struct ss_total *t = &p->totals[i];
+    if (t->phase == SS_ID_NONE || t->stack == SS_ID_NONE || !is_among(p, t, kind))
+      continue;
+    ok =
+        ss_idmap_add(&sums, (uint64_t)t->phase << 32 | spoken(w, t->stack), t->weight_ns);
+  }
+  while (ss_idmap_next(&sums, &pos, &key, &ns)) {
+    struct top *top = &tops[key >> 32];
+    if (ns > top->ns || (ns == top->ns && (uint32_t)key < top->text))
+      *top = (struct top){(uint32_t)key, ns};
   }
   ss_idmap_release(&sums);
+  return ok;
+}
+
+/* What ran comes before waits, whatever these weigh: threads of a pool wait all the
+ * time. But a phase that used less than half a CPU is what its main thread waited for. */
+static bool find_tops(struct ss_figures *f, const struct walk *w)
+{
+  static const enum rows first[][ROWS_KINDS] = {{RUNNING, WAITING, WAITING},
+                                                {MAIN_WAITING, RUNNING, WAITING}};
+  size_t n = f->p->n_phases;
+  struct top *tops = calloc(ROWS_KINDS * n + 1, sizeof(*tops));
+  bool ok = tops != NULL;
+
+  for (enum rows kind = 0; kind < ROWS_KINDS && ok; kind++)
+    ok = find_largest(f->p, w, kind, &tops[kind * n]);
+  for (size_t i = 0; i < n && ok; i++) {
+    struct ss_test_row *row = &f->tests[i];
+    const enum rows *order = first[ss_spent_running(&row->t) < row->wall_ns / 2];
+    for (size_t k = 0; k < ROWS_KINDS && row->top == SS_ID_NONE; k++)
+      row->top = tops[order[k] * n + i].text;
+  }
+  free(tops);
   return ok;
 }
 

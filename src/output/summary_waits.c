@@ -70,7 +70,7 @@ static void add(struct waits *w, struct ss_figures *f, const struct ss_total *t)
 {
   uint32_t reason = reason_of(f, t), function = function_of(f, t->stack);
   struct wait_row *row = reason == SS_ID_NONE ? NULL : row_of(w, reason);
-  uint64_t key = (uint64_t)reason << 32 | function, *known, ns;
+  uint64_t key = (uint64_t)reason << 32 | function, ns;
 
   if (row == NULL) {
     w->failed = true;
@@ -80,9 +80,11 @@ static void add(struct waits *w, struct ss_figures *f, const struct ss_total *t)
   row->main_ns += is_main(f->p, t->thread) ? t->weight_ns : 0;
   if (function == SS_ID_NONE)
     return;
-  known = ss_idmap_get(&w->in, key);
-  ns = (known ? *known : 0) + t->weight_ns;
-  w->failed = w->failed || !ss_idmap_put(&w->in, key, ns);
+  if (!ss_idmap_add(&w->in, key, t->weight_ns)) {
+    w->failed = true;
+    return;
+  }
+  ns = *ss_idmap_get(&w->in, key);
   if (ns > row->top_ns) {
     row->top_ns = ns;
     row->top = function;
