@@ -225,6 +225,16 @@ def test_a_hang_is_called_one(runs, name):
     assert re.match(rf"# Hung: ended by {who} after [\d.]+ s in \S*test_hang \(call\), limit", line)
 
 
+@pytest.mark.parametrize("name", ["os_exit", "outer"])
+def test_a_hang_names_what_it_waited_for(runs, name):
+    """Not what the little CPU time of its start went to."""
+    cause = runs[name].summary["causes"][0]
+    assert (cause["name"], cause["base"]) == ("thread_wait", "wall")
+    assert re.search(r"test_hang \(\S*test_hang\.py:\d+\), line 8$", cause["text"])
+    assert "Waiting for other threads: " in (runs[name].bundle / "summary.md").read_text()
+    assert any("test_hang (call)" in line for line in cause["evidence"])
+
+
 @pytest.mark.parametrize("name", ["shell", "xdist", "outer"])
 def test_dumps_at_shares_of_the_limit(runs, name):
     assert any("% of the run's limit" in d["why"] for d in runs[name].summary["dumps"])

@@ -38,7 +38,7 @@ static void start(struct run *r, void **state, uint64_t wall_s)
 static uint32_t thread(struct run *r)
 {
   struct ss_thread_row row = {.process = r->process,
-                              .tid = 10 + r->threads++,
+                              .tid = 1 + r->threads++,
                               .name = fixture_string(r->store, "MainThread"),
                               .role = fixture_string(r->store, "main"),
                               .start_ns = T0};
@@ -227,6 +227,80 @@ static void too_many_threads_only_where_ours_have_the_cpus(void **state)
   }
 }
 
+/* One look at a wait of so many tenths of a second. */
+static void wait_for(struct run *r, uint32_t thread_id, uint32_t below,
+                     enum ss_state state, const char *reason, unsigned tenths)
+{
+  struct ss_sample_row row = {.time_ns = T0,
+                              .weight_ns = tenths * S / 10,
+                              .thread = thread_id,
+                              .stack = frame(r, below, SS_FRAME_SYNTHETIC, reason, "", 0),
+                              .phase = SS_ID_NONE,
+                              .state = (uint8_t)state,
+                              .end = SS_END_COMPLETE};
+  ss_store_time(r->store, thread_id, SS_ID_NONE, state, tenths * S / 10);
+  ss_store_sample(r->store, &row);
+}
+
+static void a_wait_is_named_not_the_little_that_ran(void **state)
+{
+  struct run r;
+  start(&r, state, 30);
+  uint32_t main = thread(&r), pool = thread(&r);
+  uint32_t test = frame(&r, SS_ID_NONE, SS_FRAME_PYTHON, "test_x", "/t/test_x.py", 9);
+  uint32_t get =
+      frame(&r, test, SS_FRAME_PYTHON, "Queue.get", "/usr/lib/python3.11/queue.py", 171);
+  uint32_t wait = frame(&r, get, SS_FRAME_PYTHON, "Condition.wait",
+                        "/usr/lib/python3.11/threading.py", 320);
+  spend(&r, main, frame(&r, test, SS_FRAME_PYTHON, "parse", "/t/a.py", 3), SS_STATE_USER,
+        12);
+  wait_for(&r, main, wait, SS_STATE_LOCK, "[lock: Python lock]", 270);
+  wait_for(&r, main, test, SS_STATE_LOCK, "[lock: Python lock]", 10);
+  wait_for(&r, pool, test, SS_STATE_SLEEP, "[sleep]", 300);
+  judge(&r, state);
+  assert_int_equal(r.causes.count, 1); /* CPU time was a 25th part */
+  const struct ss_cause *c = cause(&r, "thread_wait");
+  assert_non_null(c);
+  assert_string_equal(c->base, "wall");
+  assert_true(c->share_pct > 89.9 && c->share_pct < 90.1);
+  assert_true(c->ns == 27 * S);
+  assert_non_null(strstr(ss_buf_str(&c->text), "most of it in test_x (/t/test_x.py:1), "
+                                               "line 9"));
+  assert_true(says(c->evidence, "27.0 s [lock: Python lock] in test_x (/t/test_x.py:1), "
+                                "line 9, by Condition.wait (threading.py:1), line 320"));
+  assert_non_null(strstr(ss_buf_str(&r.causes.no_waits), "locks 3.33 %"));
+  finish(&r);
+}
+
+static void every_reason_has_its_cause(void **state)
+{
+  static const struct {
+    enum ss_state state;
+    const char *reason, *name;
+  } cases[] = {{SS_STATE_GIL, "[gil: held by worker]", "gil_contention"},
+               {SS_STATE_LOCK, "[lock: mutex]", "lock_contention"},
+               {SS_STATE_IO, "[io: disk]", "disk_wait"},
+               {SS_STATE_IO, "[io: network]", "network_wait"},
+               {SS_STATE_IO, "[io: pipe]", "pipe_wait"},
+               {SS_STATE_IO, "[io: terminal]", "device_wait"},
+               {SS_STATE_CHILD, "[child]", "child_wait"},
+               {SS_STATE_SLEEP, "[sleep]", "sleep"},
+               {SS_STATE_WAIT, "[wait: condition]", "thread_wait"},
+               {SS_STATE_WAIT, "[wait: epoll]", "poll_wait"},
+               {SS_STATE_WAIT, "[wait: semop]", "other_wait"}};
+
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    struct run r;
+    start(&r, state, 10);
+    wait_for(&r, thread(&r), SS_ID_NONE, cases[i].state, cases[i].reason, 90);
+    judge(&r, state);
+    assert_int_equal(r.causes.count, 1);
+    assert_string_equal(r.causes.items[0].name, cases[i].name);
+    finish(&r);
+    tmpdir_entries(*state, true);
+  }
+}
+
 static void a_few_samples_prove_nothing(void **state)
 {
   struct run r;
@@ -264,6 +338,8 @@ int main(void)
       TMPDIR_TEST(python_and_gradcheck),
       TMPDIR_TEST(one_busy_thread_on_four_cpus),
       TMPDIR_TEST(too_many_threads_only_where_ours_have_the_cpus),
+      TMPDIR_TEST(a_wait_is_named_not_the_little_that_ran),
+      TMPDIR_TEST(every_reason_has_its_cause),
       TMPDIR_TEST(a_few_samples_prove_nothing),
       TMPDIR_TEST(the_largest_is_one_line),
   };
