@@ -66,11 +66,11 @@ enum ss_insn_kind {
   SS_INSN_PUSH,     /* reg */
   SS_INSN_POP,      /* reg */
   SS_INSN_ADD_SP,   /* sp += imm (negative: sub, push of a number) */
-  SS_INSN_ALIGN_SP, /* sp &= imm */
+  SS_INSN_LOWER_SP, /* sp becomes less, by how much is not said: sp &= imm, sp -= reg */
   SS_INSN_COPY_SP,  /* reg = sp + imm */
   SS_INSN_SET_SP,   /* sp = base + imm */
   SS_INSN_STORE,    /* *(base + imm) = reg */
-  SS_INSN_LOAD,     /* reg = *(base + imm) */
+  SS_INSN_LOAD,     /* reg = *(base + imm); reg may be sp */
   SS_INSN_SET,      /* reg = something else */
   SS_INSN_CALL,     /* imm: distance to the target, 0 where it is indirect */
   SS_INSN_JUMP,

@@ -80,8 +80,8 @@ size_t ss_read_plan_run(const struct ss_read_plan *plan, pid_t pid, void *buf,
 void ss_read_plan_add(struct ss_read_plan *plan, uint64_t addr, uint64_t len);
 /* Puts in front what a stack copy of `len` bytes from `sp` up lacks of that part, and
  * the copy's last SS_STACK_OVERLAP bytes, by which the two are joined: without them
- * the sample has no stack, and any other region may turn out to be gone. Nothing where
- * `sp` is on another stack. */
+ * the sample has no stack, and any other region may turn out to be gone. Where `sp` is
+ * not on that stack it comes last, whole: it may be gone itself. */
 void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len);
 /* The spans of `got` bytes in `buf` that reads of regions filled, one after the
  * other; count written. */

@@ -61,9 +61,9 @@ const char *ss_method_word(enum ss_method method);
 
 /* One activation, innermost first. [sp, cfa) is its extent on the stack. */
 struct ss_frame {
-  uint64_t ip;                    /* run-time; a return address above the leaf */
-  uint64_t sp;                    /* at that ip */
-  uint64_t cfa;                   /* 0 where the stack ended before it was known */
+  uint64_t ip;  /* run-time; a return address above the leaf */
+  uint64_t sp;  /* at that ip; where the code has moved it off the stack, before that */
+  uint64_t cfa; /* 0 where the stack ended before it was known */
   const struct ss_module *module; /* NULL: none (JIT, anonymous) */
   uint64_t vaddr;      /* ip (above the leaf ip-1) in the file; ip without one */
   uint64_t function;   /* vaddr of the FDE's start; 0: no FDE covers it */

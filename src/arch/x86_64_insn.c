@@ -103,7 +103,7 @@ static struct ss_insn arithmetic(struct decoder *d, unsigned op)
   if (d->reg_field == 5)
     return made(SS_INSN_ADD_SP, SS_REG_SP, -1, -imm);
   if (d->reg_field == 4)
-    return made(SS_INSN_ALIGN_SP, SS_REG_SP, -1, imm);
+    return made(SS_INSN_LOWER_SP, SS_REG_SP, -1, imm);
   return made(SS_INSN_BAD, -1, -1, 0);
 }
 
@@ -133,7 +133,7 @@ static struct ss_insn move_or_access(struct decoder *d, unsigned op)
   if (op == 0x89)
     return made(d->wide && d->base >= 0 ? SS_INSN_STORE : SS_INSN_OTHER, d->reg, d->base,
                 d->disp);
-  if (d->reg == SS_REG_SP)
+  if (d->reg == SS_REG_SP && (!d->wide || d->base < 0))
     return made(SS_INSN_BAD, -1, -1, 0);
   return made(d->wide && d->base >= 0 ? SS_INSN_LOAD : SS_INSN_SET, d->reg, d->base,
               d->disp);
@@ -163,6 +163,16 @@ static struct ss_insn plain_modrm(struct decoder *d, bool writes_rm)
   if (!writes_rm && d->reg == SS_REG_SP)
     return made(SS_INSN_BAD, -1, -1, 0);
   return made(SS_INSN_OTHER, -1, -1, 0);
+}
+
+/* sub of 4 or 8 bytes: of rsp, room of a size that is computed. */
+static struct ss_insn subtract(struct decoder *d, unsigned op)
+{
+  read_modrm(d);
+  bool of_sp = op == 0x29 ? d->mod == 3 && d->base == SS_REG_SP : d->reg == SS_REG_SP;
+  if (!of_sp)
+    return made(SS_INSN_OTHER, -1, -1, 0);
+  return made(d->wide ? SS_INSN_LOWER_SP : SS_INSN_BAD, SS_REG_SP, -1, 0);
 }
 
 static struct ss_insn with_immediate(struct decoder *d, size_t size)
@@ -223,6 +233,8 @@ static struct ss_insn one_byte_map(struct decoder *d, unsigned op)
     return move_or_access(d, op);
   if (op == 0xfe || op == 0xff)
     return group5(d, op);
+  if (op == 0x29 || op == 0x2b)
+    return subtract(d, op);
   if (op < 0x40 && (op & 7) < 4) /* arithmetic; 38 and above compare */
     return plain_modrm(d, op >= 0x38 ? true : (op & 2) == 0);
   if (op == 0xc0 || op == 0xc1 || op == 0xc6 || op == 0x6b)

@@ -6,7 +6,8 @@
  * frame that reaches behind the copy keeps what its caller needs: a kernel of
  * OpenBLAS has 30 KB of its own data below that. Where a stack broke off behind its
  * copy, the walk has told by its reads what it needed; so even a thread whose every
- * sample breaks off becomes complete.
+ * sample breaks off becomes complete. Code that points sp to other memory has a copy of
+ * that, and nothing of the stack.
  */
 #include "pipeline_priv.h"
 #include "stacksample/limits.h"
@@ -16,10 +17,12 @@ enum {
   ABOVE = 64   /* of the outermost frame */
 };
 
-static void note_complete(struct ss_depth *d, uint64_t copied,
+static void note_complete(struct ss_depth *d, const struct ss_snapshot *s,
                           const struct ss_frame *frames, size_t count)
 {
-  uint64_t end = frames[count - 1].sp + ABOVE, from = end;
+  uint64_t end = frames[count - 1].sp + ABOVE, from = end, copied = s->sp + s->len;
+  if (frames[0].sp != s->sp) /* the stack is elsewhere than sp */
+    copied = frames[0].sp;
   if (end <= copied || end - copied > SS_STACK_READ_MAX)
     return;
   for (size_t i = count - 1; i-- > 0 && frames[i].cfa > copied;)
@@ -54,7 +57,7 @@ void ss_depth_note(struct ss_depth *d, const struct ss_snapshot *s,
 {
   uint64_t copied = s->sp + s->len;
   if (end == SS_END_COMPLETE && count > 0)
-    note_complete(d, copied, frames, count);
+    note_complete(d, s, frames, count);
   else if (s->missed >= copied && s->missed != 0)
     note_missed(d, copied, s->missed, s->stack_end);
 }

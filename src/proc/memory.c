@@ -289,8 +289,15 @@ static void put_first(struct ss_read_plan *plan, uint64_t from, uint64_t end)
 void ss_read_plan_stack(struct ss_read_plan *plan, uint64_t sp, uint64_t len)
 {
   uint64_t from = plan->stack_from, end = plan->stack_end, copied = sp + len;
-  if (len < SS_STACK_OVERLAP || copied < sp || copied >= end || from >= end ||
-      end - copied > SS_STACK_READ_MAX || plan->count > NAMED_MAX)
+  if (copied < sp || from >= end || plan->count > NAMED_MAX)
+    return;
+  if (sp >= end || (copied < end && end - copied > SS_STACK_READ_MAX)) {
+    from = end - from > SS_PLAN_DEEP_MAX ? end - SS_PLAN_DEEP_MAX : from;
+    plan->regions[plan->count++] =
+        (struct ss_region){.addr = from, .len = (uint32_t)(end - from)};
+    return;
+  }
+  if (len < SS_STACK_OVERLAP || copied >= end)
     return;
   const uint64_t joint = copied - SS_STACK_OVERLAP;
   const bool apart = from > copied;

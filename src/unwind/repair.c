@@ -7,7 +7,8 @@
  *    without a frame); else forward from the function's start, which is the
  *    prologue. The start is a symbol's, or in memory without a file the nearest
  *    sequence of pushes that JIT compilers write. Hand-written assembler copies
- *    rsp to another register before it aligns it; that register is followed.
+ *    rsp to another register before it aligns it, or points it to memory that is no
+ *    stack; that register is followed, into its slot if it is stored.
  * 2. JIT code: what the JIT registered, else the same as 1.
  * 3. scan: the first word on the stack that looks like a return address and from
  *    which two more steps succeed.
@@ -22,7 +23,8 @@
 #define CODE_BYTES 512    /* of a prologue or an epilogue */
 #define PROLOGUE_INSNS 64 /* OpenBLAS's have 20 */
 #define EPILOGUE_INSNS 24
-#define JIT_SEARCH (64u << 10) /* back to a JIT function's start */
+#define JIT_SEARCH (256u << 10) /* back to a function's start; a GEMM of oneDNN: 105 KB  \
+                                 */
 #define SCAN_WORDS 256
 #define SCAN_STEPS 2
 #define FRAME_POINTER_MAX (256u << 10)
@@ -61,6 +63,7 @@ static bool is_return_address(struct ss_unwinder *u, uint64_t ra)
 struct caller {
   uint64_t cfa, bp;
   bool bp_known;
+  uint64_t own_sp; /* 0, or as in struct ss_walk, if it is elsewhere */
 };
 
 static bool known(const struct ss_walk *w, int reg)
@@ -84,6 +87,7 @@ static bool run_to_return(const struct ss_unwinder *u, const struct ss_walk *fro
       break;
     case SS_INSN_RET:
       *out = (struct caller){.cfa = w.r[SS_REG_SP] + 8,
+                             .own_sp = w.r[SS_REG_SP],
                              .bp = w.r[SS_REG_BP],
                              .bp_known = known(&w, SS_REG_BP)};
       return true;
@@ -102,6 +106,8 @@ static bool run_to_return(const struct ss_unwinder *u, const struct ss_walk *fro
       int base = insn.kind == SS_INSN_POP ? SS_REG_SP : insn.base;
       bool ok =
           known(&w, base) && ss_stack_u64(u, w.r[base] + (uint64_t)insn.imm, &value);
+      if (!ok && insn.reg == SS_REG_SP)
+        return false;
       w.known &= ~(1u << insn.reg);
       w.known |= ok ? 1u << insn.reg : 0;
       w.r[insn.reg] = value;
@@ -126,26 +132,52 @@ struct prologue {
   int64_t sp_off; /* CFA = rsp + sp_off */
   int copy;       /* a register with a copy of rsp, -1 */
   int64_t copy_off;
+  bool parked; /* the copy is in the slot rsp + parked_at, too */
+  int64_t parked_at;
   bool bp_saved;
   int64_t bp_slot; /* at CFA + bp_slot */
 };
+
+static void follow_store(struct prologue *p, const struct ss_insn *insn)
+{
+  if (insn->base != SS_REG_SP)
+    return;
+  if (!p->sp_known && insn->reg == p->copy) {
+    p->parked = true;
+    p->parked_at = insn->imm;
+  } else if (insn->reg == SS_REG_BP && p->sp_known && !p->bp_saved) {
+    p->bp_saved = true;
+    p->bp_slot = insn->imm - p->sp_off;
+  }
+}
+
+static void move_sp(struct prologue *p, int64_t by)
+{
+  p->sp_off -= by;
+  p->parked_at -= by;
+}
+
+static void lose_sp(struct prologue *p)
+{
+  p->sp_known = p->parked = false;
+}
 
 /* One instruction of it; false: the prologue ends before. */
 static bool follow(struct prologue *p, const struct ss_insn *insn)
 {
   switch (insn->kind) {
   case SS_INSN_PUSH:
-    p->sp_off += 8;
+    move_sp(p, -8);
     if (insn->reg == SS_REG_BP && p->sp_known && !p->bp_saved) {
       p->bp_saved = true;
       p->bp_slot = -p->sp_off;
     }
     return true;
   case SS_INSN_ADD_SP:
-    p->sp_off -= insn->imm;
+    move_sp(p, insn->imm);
     return true;
-  case SS_INSN_ALIGN_SP:
-    p->sp_known = false;
+  case SS_INSN_LOWER_SP:
+    lose_sp(p);
     return true;
   case SS_INSN_COPY_SP:
     if (p->sp_known && p->copy < 0) {
@@ -158,14 +190,12 @@ static bool follow(struct prologue *p, const struct ss_insn *insn)
     p->sp_off = p->copy_off - insn->imm;
     return p->sp_known;
   case SS_INSN_STORE:
-    if (insn->reg == SS_REG_BP && insn->base == SS_REG_SP && p->sp_known &&
-        !p->bp_saved) {
-      p->bp_saved = true;
-      p->bp_slot = insn->imm - p->sp_off;
-    }
+    follow_store(p, insn);
     return true;
   case SS_INSN_SET:
   case SS_INSN_LOAD:
+    if (insn->reg == SS_REG_SP)
+      lose_sp(p);
     if (insn->reg == p->copy)
       p->copy = -1;
     return true;
@@ -176,52 +206,97 @@ static bool follow(struct prologue *p, const struct ss_insn *insn)
   }
 }
 
-/* The state after the prologue, or at the frame's address inside it. */
-static struct prologue read_prologue(const struct code *code, uint64_t start, uint64_t ip)
+/* The state after the prologue, or at the frame's address inside it. With `branches`
+ * it goes on behind those that skip a part of it, which takes all parts for executed:
+ * what comes of it must be checked. */
+static struct prologue read_prologue(const struct code *code, uint64_t start, uint64_t ip,
+                                     bool branches)
 {
   struct prologue p = {.sp_known = true, .sp_off = 8, .copy = -1};
   size_t at = 0;
   for (int n = 0; n < PROLOGUE_INSNS && start + at < ip; n++) {
     struct ss_insn insn = ss_arch_decode(code->bytes + at, code->len - at);
-    if (!follow(&p, &insn))
+    bool skips =
+        (insn.kind == SS_INSN_BRANCH || insn.kind == SS_INSN_JUMP) && insn.imm > 0;
+    if (!(branches && skips) && !follow(&p, &insn))
       break;
     at += insn.len;
   }
   return p;
 }
 
-static bool by_prologue(const struct ss_unwinder *u, const struct ss_walk *w,
-                        const struct code *code, uint64_t start, struct caller *out)
+/* rsp when the prologue copied it, or as it is now. */
+static bool own_sp(const struct ss_unwinder *u, const struct ss_walk *w,
+                   const struct prologue *p, uint64_t *sp, int64_t *off)
 {
-  struct prologue p = read_prologue(code, start, w->r[SS_REG_IP]);
+  *off = p->sp_known ? p->sp_off : p->copy_off;
+  *sp = w->r[SS_REG_SP];
+  if (p->sp_known)
+    return true;
+  if (p->parked)
+    return ss_stack_u64(u, *sp + (uint64_t)p->parked_at, sp);
+  *sp = known(w, p->copy) ? w->r[p->copy] : 0;
+  return known(w, p->copy);
+}
+
+static bool by_prologue(const struct ss_unwinder *u, const struct ss_walk *w,
+                        const struct prologue *p, struct caller *out)
+{
+  int64_t off;
   *out = (struct caller){.bp = w->r[SS_REG_BP], .bp_known = known(w, SS_REG_BP)};
-  if (p.sp_known)
-    out->cfa = w->r[SS_REG_SP] + (uint64_t)p.sp_off;
-  else if (known(w, p.copy))
-    out->cfa = w->r[p.copy] + (uint64_t)p.copy_off;
-  else
+  if (!own_sp(u, w, p, &out->own_sp, &off))
     return false;
-  if (p.bp_saved)
-    out->bp_known = ss_stack_u64(u, out->cfa + (uint64_t)p.bp_slot, &out->bp);
+  out->cfa = out->own_sp + (uint64_t)off;
+  if (p->bp_saved)
+    out->bp_known = ss_stack_u64(u, out->cfa + (uint64_t)p->bp_slot, &out->bp);
   return true;
+}
+
+/* Do the next steps from `w` work by unwind tables alone? */
+static bool goes_on(struct ss_unwinder *u, const struct ss_walk *w)
+{
+  struct ss_walk saved = u->walk;
+  bool good = true;
+  u->walk = *w;
+  for (int n = 0; n < SCAN_STEPS && good; n++) {
+    enum ss_end end = ss_step_by_tables(u, NULL);
+    if (end == SS_END_COMPLETE)
+      break;
+    good = end == SS_END_NONE;
+  }
+  u->walk = saved;
+  return good;
+}
+
+/* Is the caller's frame on another stack than sp, namely that of `own_sp`? */
+static bool sp_is_elsewhere(const struct ss_unwinder *u, const struct ss_walk *w,
+                            const struct caller *c)
+{
+  struct ss_maps *maps = u->space->maps;
+  const struct ss_map *stack = c->own_sp == 0 ? NULL : ss_maps_find(maps, c->own_sp);
+  return stack != NULL && stack != ss_maps_find(maps, w->r[SS_REG_SP]);
 }
 
 /* Moves to a caller that a rule proposes, if it can be one. */
 static enum ss_end accept(struct ss_unwinder *u, struct ss_walk *w,
                           const struct caller *c)
 {
-  uint64_t ra, sp = w->r[SS_REG_SP];
+  const bool elsewhere = sp_is_elsewhere(u, w, c);
+  uint64_t ra, sp = elsewhere ? c->own_sp : w->r[SS_REG_SP];
   if (c->cfa <= sp || c->cfa % 8 != 0 || c->cfa - sp > SS_FRAME_SIZE_MAX)
     return SS_END_NO_CFI;
   if (!ss_stack_u64(u, c->cfa - 8, &ra))
     return ss_read_failed(u);
   if (!is_return_address(u, ra))
     return SS_END_NO_CFI;
-  w->r[SS_REG_IP] = ra;
-  w->r[SS_REG_SP] = c->cfa;
-  w->r[SS_REG_BP] = c->bp;
-  w->known = 1u << SS_REG_IP | 1u << SS_REG_SP | (c->bp_known ? 1u << SS_REG_BP : 0);
-  w->exact = false;
+  struct ss_walk to = {.exact = false, .own_sp = elsewhere ? sp : 0};
+  to.r[SS_REG_IP] = ra;
+  to.r[SS_REG_SP] = c->cfa;
+  to.r[SS_REG_BP] = c->bp;
+  to.known = 1u << SS_REG_IP | 1u << SS_REG_SP | (c->bp_known ? 1u << SS_REG_BP : 0);
+  if (elsewhere && !goes_on(u, &to))
+    return SS_END_NO_CFI;
+  *w = to;
   return SS_END_NONE;
 }
 
@@ -239,7 +314,12 @@ static enum ss_end step_by_code(struct ss_unwinder *u, struct ss_walk *w,
   if (end != SS_END_NO_CFI || start == 0)
     return end;
   code.len = read_code(u, hit, start, code.bytes, sizeof code.bytes);
-  return by_prologue(u, w, &code, start, &caller) ? accept(u, w, &caller) : SS_END_NO_CFI;
+  for (int branches = 0; branches < 2 && end == SS_END_NO_CFI; branches++) {
+    struct prologue p = read_prologue(&code, start, ip, branches != 0);
+    if (by_prologue(u, w, &p, &caller))
+      end = accept(u, w, &caller);
+  }
+  return end;
 }
 
 static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
@@ -399,22 +479,6 @@ static enum ss_end jit_step(struct ss_unwinder *u, struct ss_walk *w)
 const struct ss_unwind_method ss_method_jit = {SS_METHOD_JIT, jit_step};
 
 /* ---- scan and frame pointer -------------------------------------------------- */
-
-/* Do the next steps from `w` work by unwind tables alone? */
-static bool goes_on(struct ss_unwinder *u, const struct ss_walk *w)
-{
-  struct ss_walk saved = u->walk;
-  bool good = true;
-  u->walk = *w;
-  for (int n = 0; n < SCAN_STEPS && good; n++) {
-    enum ss_end end = ss_step_by_tables(u, NULL);
-    if (end == SS_END_COMPLETE)
-      break;
-    good = end == SS_END_NONE;
-  }
-  u->walk = saved;
-  return good;
-}
 
 static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
 {

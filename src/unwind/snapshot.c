@@ -107,8 +107,11 @@ static size_t snapshot_read(const struct ss_mem *mem, uint64_t addr, void *buf,
 {
   /* The cache of fetched bytes changes, the memory it stands for does not. */
   struct ss_snapshot *s = (struct ss_snapshot *)(uintptr_t)mem;
-  if (beyond_stack(s, addr))
+  if (beyond_stack(s, addr)) {
+    if (s->captured != NULL && ss_mem_get(s->captured, addr, buf, len))
+      return len;
     return s->live == NULL ? 0 : ss_mem_read(s->live, addr, buf, len);
+  }
   if (addr < s->sp || len > SS_STACK_READ_MAX)
     return 0;
   uint64_t off = addr - s->sp;

@@ -3,7 +3,8 @@
  *
  * What finds the caller is a method, tried in order; what is checked after it is
  * the same for all of them: the stack pointer grows (except out of a signal
- * handler, which may have had its own stack), by at most a plausible frame, and
+ * handler, which may have had its own stack, and out of code that moved it elsewhere),
+ * by at most a plausible frame, and
  * there is an end. A stack is complete only where the unwind information of the
  * outermost function says so (return address undefined: _start, clone).
  */
@@ -206,9 +207,9 @@ enum ss_end ss_step_by_tables(struct ss_unwinder *u, uint64_t *cfa)
 
 /* Is a step from `old` to `w` one that a real stack can have made? */
 static enum ss_end check_step(const struct ss_walk *old, const struct ss_walk *w,
-                              bool signal)
+                              bool other_stack)
 {
-  if (!signal)
+  if (!other_stack)
     return ss_walk_check_cfa(old->r[SS_REG_SP], w->r[SS_REG_SP]);
   return w->r[SS_REG_SP] == old->r[SS_REG_SP] && w->r[SS_REG_IP] == old->r[SS_REG_IP]
              ? SS_END_NO_PROGRESS
@@ -227,7 +228,7 @@ enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
     u->walk = old;
     end = methods[i]->step(u, &u->walk);
     if (end == SS_END_NONE)
-      end = check_step(&old, &u->walk, frame->signal);
+      end = check_step(&old, &u->walk, frame->signal || u->walk.own_sp != 0);
     if (end == SS_END_NONE)
       frame->method = (uint8_t)methods[i]->label;
   }
@@ -239,6 +240,9 @@ enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
   /* Out of a signal handler the interrupted instruction is meant, not a call. */
   u->walk.exact = frame->signal;
   u->walk.hit = NULL;
+  if (u->walk.own_sp != 0)
+    frame->sp = u->walk.own_sp;
+  u->walk.own_sp = 0;
   if (u->walk.r[SS_REG_SP] > frame->sp)
     frame->cfa = u->walk.r[SS_REG_SP];
   return SS_END_NONE;

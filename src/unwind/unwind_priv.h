@@ -186,6 +186,8 @@ struct ss_walk {
   uint32_t known;     /* bit i: r[i] is known */
   bool exact;         /* ip is an instruction to execute, not a return address */
   struct ss_hit *hit; /* of the frame it stands on; NULL before it is looked up */
+  uint64_t own_sp;    /* by a method: the frame that was left has moved sp elsewhere, and
+                         that is what it was on the thread's stack; else 0 */
 };
 
 /* libunwind.c */

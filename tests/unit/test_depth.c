@@ -63,6 +63,17 @@ static void test_complete(void **state)
   check(&d, SP + SS_PLAN_DEEP_MAX + 20000 - 256, SP + SS_PLAN_DEEP_MAX + 23000 + 64);
 }
 
+/* A frame that has sp point to other memory is told by where it stands on the stack. */
+static void test_sp_is_elsewhere(void **state)
+{
+  (void)state;
+  struct ss_depth d = {0};
+  const struct ss_snapshot s = {.sp = 0x1000, .len = LEN, .stack_end = 0x9000};
+  const struct ss_frame frames[] = {{.sp = SP, .cfa = SP + 64}, {.sp = SP + 64}};
+  ss_depth_note(&d, &s, frames, 2, SS_END_COMPLETE);
+  check(&d, SP + 64 - 256, SP + 128);
+}
+
 /* A thread that is always in the same kernel has no complete stack to learn from. */
 static void test_never_complete(void **state)
 {
@@ -107,6 +118,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_stacks_that_are_copied_whole),
       cmocka_unit_test(test_complete),
+      cmocka_unit_test(test_sp_is_elsewhere),
       cmocka_unit_test(test_never_complete),
       cmocka_unit_test(test_ends_with_its_mapping),
       cmocka_unit_test(test_another_stack),

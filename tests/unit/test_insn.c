@@ -23,7 +23,10 @@ static const struct sample samples[] = {
     {CODE("\x48\x83\xec\x60"), SS_INSN_ADD_SP, SS_REG_SP, -1, -0x60},
     {CODE("\x48\x81\xec\x80\x70\x00\x00"), SS_INSN_ADD_SP, SS_REG_SP, -1, -0x7080},
     {CODE("\x48\x81\xc4\x20\x01\x00\x00"), SS_INSN_ADD_SP, SS_REG_SP, -1, 0x120},
-    {CODE("\x48\x83\xe4\xe0"), SS_INSN_ALIGN_SP, SS_REG_SP, -1, -32},
+    {CODE("\x48\x83\xe4\xe0"), SS_INSN_LOWER_SP, SS_REG_SP, -1, -32},
+    {CODE("\x48\x29\xc4"), SS_INSN_LOWER_SP, SS_REG_SP, -1, 0},
+    {CODE("\x48\x2b\xe0"), SS_INSN_LOWER_SP, SS_REG_SP, -1, 0},
+    {CODE("\x48\x8b\x64\x24\x68"), SS_INSN_LOAD, SS_REG_SP, SS_REG_SP, 0x68},
     {CODE("\x48\x89\xe5"), SS_INSN_COPY_SP, SS_REG_BP, SS_REG_SP, 0},
     {CODE("\x48\x8b\xec"), SS_INSN_COPY_SP, SS_REG_BP, SS_REG_SP, 0},
     {CODE("\x48\x89\xe3"), SS_INSN_COPY_SP, SS_REG_BX, SS_REG_SP, 0},
@@ -46,7 +49,7 @@ static const struct sample samples[] = {
     {CODE("\x62\xf1\x7c\x48\x10\x84\x24\x00\x01\x00\x00"), SS_INSN_OTHER, -1, -1, 0},
     {CODE("\x66\x0f\x1f\x84\x00\x00\x00\x00\x00"), SS_INSN_OTHER, -1, -1, 0},
     {CODE("\x48\xb8\x01\x02\x03\x04\x05\x06\x07\x08"), SS_INSN_OTHER, -1, -1, 0},
-    {CODE("\x48\x29\xc4"), SS_INSN_BAD, -1, -1, 0}, /* sub rsp, rax */
+    {CODE("\x48\x01\xc4"), SS_INSN_BAD, -1, -1, 0}, /* add rsp, rax */
     {CODE("\xc9"), SS_INSN_BAD, -1, -1, 0},         /* leave */
     {CODE("\x06"), SS_INSN_BAD, -1, -1, 0},
 };

@@ -383,7 +383,6 @@ static void test_plan_stack(void **state)
   check_region(&plan, 0, 0xa800 - SS_STACK_OVERLAP, 0xb000);
   check_region(&plan, 1, 0x100, 0x108);
   const uint64_t none[][2] = {{0xa000, 0x1000},           /* has all of it */
-                              {0xc000, 0x1000},           /* lies above it */
                               {0x4000, 0x80},             /* too short to be joined */
                               {UINT64_MAX - 16, 0x1000}}; /* wraps */
   for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
@@ -391,6 +390,19 @@ static void test_plan_stack(void **state)
     ss_read_plan_stack(&plan, none[i][0], none[i][1]);
     assert_int_equal(plan.count, 1);
   }
+  const uint64_t elsewhere[] = {0xc000, 0xb000, 0x7f0000000000};
+  for (size_t i = 0; i < sizeof elsewhere / sizeof elsewhere[0]; i++) {
+    plan = wanted;
+    ss_read_plan_stack(&plan, elsewhere[i], 0x1000);
+    assert_int_equal(plan.count, 2);
+    check_region(&plan, 0, 0x100, 0x108);
+    check_region(&plan, 1, 0x9000, 0xb000);
+  }
+  plan = wanted;
+  plan.stack_from = 0x7f0000000000; /* the outer part of it */
+  plan.stack_end = plan.stack_from + SS_PLAN_BYTES_MAX;
+  ss_read_plan_stack(&plan, 0x4000, 0);
+  check_region(&plan, 1, plan.stack_end - SS_PLAN_DEEP_MAX, plan.stack_end);
   plan = wanted;
   plan.stack_end = 0x9000 + SS_PLAN_BYTES_MAX; /* too much: its lower part */
   ss_read_plan_stack(&plan, 0x4000, 0x1000);
