@@ -126,13 +126,37 @@ static const unsigned char jit_code[] = {
     0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, /* pops */
     0xc3};
 
-static unsigned char *jit_page;
+/* oneDNN's matrix product by AVX2: rsp points to the caller's buffer (argument 7), what
+ * it was is stored there, and rbp is data. */
+static const unsigned char jit_elsewhere[] =
+    {0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41,
+     0x56, 0x41, 0x57,                         /* push rbx rbp r12-r15 */
+     0x48, 0x89, 0xe5,                         /* mov rbp, rsp */
+     0xb8, 0x40, 0x00, 0x00, 0x00,             /* mov eax, 64 */
+     0x85, 0xff, 0x75, 0x09,                   /* test edi; jne 1f */
+     0x48, 0x29, 0xc4, 0x48, 0x83, 0xe4, 0xc0, /* sub, and rsp */
+     0xeb, 0x05,                               /* jmp 2f */
+     0x48, 0x8b, 0x64, 0x24, 0x38,             /* 1: mov rsp, [rsp+56] */
+     0x48, 0x89, 0x6c, 0x24, 0x18,             /* 2: mov [rsp+24], rbp */
+     0x31, 0xed, 0xff, 0xc5, 0x83, 0xfd, 0x03,
+     0x75, 0xf9,                   /* 3: xor, inc, cmp ebp; jne 3b */
+     0x48, 0x8b, 0x64, 0x24, 0x18, /* mov rsp, [rsp+24] */
+     0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41,
+     0x5c, 0x5d, 0x5b, /* pops */
+     0xc3};
+
+static unsigned char *jit_page, *jit_elsewhere_at;
+static char *jit_buffer;
 
 __attribute__((noinline)) static void call_jit(void)
 {
   void (*code)(void);
+  void (*elsewhere)(long, long, long, long, long, long, char *);
   memcpy(&code, &jit_page, sizeof code);
   code();
+  memcpy(&elsewhere, &jit_elsewhere_at, sizeof elsewhere);
+  for (long i = 0; i < 2; i++)
+    elsewhere(i, 0, 0, 0, 0, 0, jit_buffer);
   sink++;
 }
 
@@ -230,7 +254,14 @@ static void stepped(void)
   if (jit_page == MAP_FAILED)
     _exit(1);
   memcpy(jit_page + 512, jit_code, sizeof jit_code);
+  jit_elsewhere_at = jit_page + 1024;
+  memcpy(jit_elsewhere_at, jit_elsewhere, sizeof jit_elsewhere);
   jit_page += 512;
+  jit_buffer =
+      mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (jit_buffer == MAP_FAILED)
+    _exit(1);
+  jit_buffer += 4096;
   begin_marker();
   signals();
   library_calls();
