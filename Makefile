@@ -157,7 +157,7 @@ check-layers:
 	$(Q)scripts/check-layers
 
 E2E ?= $(wildcard tests/e2e tests/faults)
-check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE)
+check-e2e: $(BIN) $(TARGETBIN) $(FIXTURE) $(BUILD)/unit/test_stepping
 	$(Q)STACKSAMPLE=$(abspath $(BIN)) SS_TARGETS=$(abspath $(BUILD)/targets) \
 	  SS_FIXTURE=$(abspath $(FIXTURE)) \
 	  /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST_FLAGS) $(E2E)
