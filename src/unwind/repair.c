@@ -10,6 +10,9 @@
  *    rsp to another register before it aligns it, or points it to memory that is no
  *    stack; that register is followed, into its slot if it is stored.
  * 2. JIT code: what the JIT registered, else the same as 1.
+ *    Where unwind information counts the CFA from a register that is not known (of
+ *    a thread that waits, only rsp and rip are), the prologue says how far the frame
+ *    reaches, and so what the register holds.
  * 3. scan: the first word on the stack that looks like a return address and from
  *    which two more steps succeed.
  * 4. frame pointer: where rbp points into the stack and has a return address.
@@ -322,11 +325,50 @@ static enum ss_end step_by_code(struct ss_unwinder *u, struct ss_walk *w,
   return end;
 }
 
+/* Is the CFA counted from a register that is not known? */
+static bool needs_register(const struct ss_walk *w, const struct ss_rule *rule)
+{
+  return rule->cfa_kind == SS_RULE_REG && !known(w, rule->cfa_reg);
+}
+
+/* Such a frame's caller, given its CFA: by the rule, whose register holds then what
+ * makes it so. */
+static enum ss_end step_to_cfa(struct ss_unwinder *u, const struct ss_rule *rule,
+                               uint64_t cfa)
+{
+  struct ss_walk *w = &u->walk;
+  uint64_t ra;
+  if (!ss_stack_u64(u, cfa - 8, &ra))
+    return ss_read_failed(u);
+  if (!is_return_address(u, ra))
+    return SS_END_NO_CFI;
+  w->r[rule->cfa_reg] = cfa - (uint64_t)(int64_t)rule->cfa_off;
+  w->known |= 1u << rule->cfa_reg;
+  return ss_step_by_tables(u, NULL);
+}
+
+static enum ss_end by_rule_and_prologue(struct ss_unwinder *u, const struct ss_hit *hit)
+{
+  const struct ss_rule *rule = &hit->rule;
+  struct code code;
+  if (!needs_register(&u->walk, rule))
+    return SS_END_NO_CFI;
+  const uint64_t start = hit->addr - hit->into;
+  code.len = read_code(u, hit, start, code.bytes, sizeof code.bytes);
+  const struct prologue p = read_prologue(&code, start, hit->addr);
+  /* It was followed past the copy that the rule is about. */
+  if (!p.sp_known || p.copy != rule->cfa_reg || p.copy_off != rule->cfa_off)
+    return SS_END_NO_CFI;
+  return step_to_cfa(u, rule, u->walk.r[SS_REG_SP] + (uint64_t)p.sp_off);
+}
+
 static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   struct ss_hit hit = *w->hit;
   struct ss_symbol sym;
-  if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL || hit.into != UINT32_MAX)
+  if (hit.into != UINT32_MAX)
+    return by_rule_and_prologue(u, &hit);
+  if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL)
     return SS_END_NO_CFI;
   bool named = ss_module_symbol(hit.module, hit.addr - hit.bias, &sym);
   return step_by_code(u, w, &hit, named ? sym.start + hit.bias : 0);
@@ -483,6 +525,8 @@ const struct ss_unwind_method ss_method_jit = {SS_METHOD_JIT, jit_step};
 static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   const struct ss_walk old = *w;
+  const struct ss_rule rule = old.hit->rule;
+  const bool by_rule = needs_register(w, &rule);
   uint64_t sp = old.r[SS_REG_SP] & ~(uint64_t)7;
   for (int n = 0; n < SCAN_WORDS; n++) {
     uint64_t slot = sp + 8 * (uint64_t)n, word;
@@ -497,7 +541,8 @@ static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
                        .bp_known = known(&old, SS_REG_BP) && bp > slot &&
                                    bp - slot < FRAME_POINTER_MAX};
     *w = old;
-    if (accept(u, w, &c) == SS_END_NONE && goes_on(u, w))
+    const enum ss_end end = by_rule ? step_to_cfa(u, &rule, c.cfa) : accept(u, w, &c);
+    if (end == SS_END_NONE && goes_on(u, w))
       return SS_END_NONE;
   }
   *w = old;

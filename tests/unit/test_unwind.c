@@ -76,6 +76,54 @@ static void test_call_chain(void **state)
   stopped_release(&s);
 }
 
+__attribute__((noinline)) static void descend(int n)
+{
+  volatile char room[256];
+  room[0] = (char)n;
+  if (n > 0)
+    descend(n - 1);
+  sink += room[0];
+}
+
+/* What others left on the stack lies between this frame's registers. */
+__attribute__((noinline)) static void with_room(void)
+{
+  volatile char room[1500];
+  room[0] = 1;
+  kill(getpid(), SIGSTOP); /* which saves no register */
+  sink += room[0];
+}
+
+__attribute__((noinline)) static void after_others(void)
+{
+  descend(20);
+  with_room();
+  sink++;
+}
+
+/* Functions with a frame pointer, of a thread whose rbp is not known. */
+static void test_unknown_frame_pointer(void **state)
+{
+  (void)state;
+  static struct ss_frame exact[SS_FRAMES_MAX];
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, stopped_fork(after_others));
+  const size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  memcpy(exact, frames, count * sizeof *frames);
+  s.space.only_ip_sp = true;
+  assert_int_equal(unwind_all(&s, &end), count);
+  assert_int_equal(end, SS_END_COMPLETE);
+  for (size_t i = 0; i < count; i++) {
+    assert_int_equal(frames[i].ip, exact[i].ip);
+    assert_int_equal(frames[i].cfa, exact[i].cfa);
+    assert_true(frames[i].method == SS_METHOD_CFI ||
+                frames[i].method == SS_METHOD_PROLOGUE);
+  }
+  stopped_release(&s);
+}
+
 /* libunwind agrees, and a difference is seen as one. */
 static void test_audit(void **state)
 {
@@ -438,6 +486,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_call_chain),
+      cmocka_unit_test(test_unknown_frame_pointer),
       cmocka_unit_test(test_audit),
       cmocka_unit_test(test_signal_frame),
       cmocka_unit_test(test_signal_stack),
