@@ -26,8 +26,9 @@
 #define CODE_BYTES 512    /* of a prologue or an epilogue */
 #define PROLOGUE_INSNS 64 /* OpenBLAS's have 20 */
 #define EPILOGUE_INSNS 24
-#define JIT_SEARCH (256u << 10) /* back to a function's start; a GEMM of oneDNN: 105 KB  \
-                                 */
+#define JIT_SEARCH                                                                       \
+  (256u << 10) /* back to a function's start; a GEMM of oneDNN: 105 KB                   \
+                */
 #define SCAN_WORDS 256
 #define SCAN_STEPS 2
 #define FRAME_POINTER_MAX (256u << 10)
@@ -355,7 +356,7 @@ static enum ss_end by_rule_and_prologue(struct ss_unwinder *u, const struct ss_h
     return SS_END_NO_CFI;
   const uint64_t start = hit->addr - hit->into;
   code.len = read_code(u, hit, start, code.bytes, sizeof code.bytes);
-  const struct prologue p = read_prologue(&code, start, hit->addr);
+  const struct prologue p = read_prologue(&code, start, hit->addr, false);
   /* It was followed past the copy that the rule is about. */
   if (!p.sp_known || p.copy != rule->cfa_reg || p.copy_off != rule->cfa_off)
     return SS_END_NO_CFI;
