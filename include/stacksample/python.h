@@ -124,6 +124,22 @@ void ss_py_merge(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
  * false where unknown. For tables and dumps, not for every sample. */
 bool ss_py_thread_name(struct ss_py *py, pid_t tid, char *buf, size_t cap);
 
+/* Objects of the target as they are now, by reading only; false: there is no such
+ * thing, or it cannot be read (attributes from 3.14 on). For a look now and then. */
+/* The first argument of the innermost frame of `function` (its qualified name from
+ * 3.11 on) in a file whose name ends with `file`. */
+bool ss_py_argument(struct ss_py *py, pid_t tid, const char *function, const char *file,
+                    uint64_t *object);
+bool ss_py_attribute(struct ss_py *py, uint64_t object, const char *name,
+                     uint64_t *value);
+/* Of a dict with str keys. */
+bool ss_py_item(struct ss_py *py, uint64_t object, const char *key, uint64_t *value);
+/* Of a list or a tuple. */
+bool ss_py_element(struct ss_py *py, uint64_t object, uint64_t index, uint64_t *element);
+/* A float, or an int from 0 to 2^60 - 1. */
+bool ss_py_number(struct ss_py *py, uint64_t object, double *value);
+bool ss_py_is_str(struct ss_py *py, uint64_t object, const char *text);
+
 /* Who holds the GIL of the interpreter of `tid`: native thread id, 0 nobody (also
  * where the GIL is disabled), -1 unknown. For every sample: `mem` as for ss_py_merge
  * gives the holder at the sample, as plans read it then, without a system call where

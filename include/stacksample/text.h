@@ -14,6 +14,7 @@ static inline bool ss_starts_with(const char *text, const char *prefix)
 {
   return strncmp(text, prefix, strlen(prefix)) == 0;
 }
+bool ss_ends_with(const char *text, const char *suffix);
 /* "2026-11-25T04:21:30Z" of nanoseconds of CLOCK_REALTIME. */
 enum { SS_UTC_MAX = 32 };
 const char *ss_utc(char text[SS_UTC_MAX], uint64_t wall_ns); /* `text` */

@@ -83,6 +83,8 @@
   X(type, basicsize, 8)                                                                  \
   X(type, dictoffset, 8)                                                                 \
   X(type, cached_keys, 8)                                                                \
+  X(type, members, 8)                                                                    \
+  X(type, base, 8)                                                                       \
   X(dict, keys, 8)                                                                       \
   X(dict, values, 8)                                                                     \
   X(keys, size, 8)                                                                       \
@@ -142,6 +144,7 @@ struct ss_py_layout {
   uint8_t lasti_unit;   /* bytes per f_lasti step; 0: instr is a pointer */
   uint8_t entry_owner;  /* owner of an entry_frame */
   uint8_t owner_max;    /* the largest there is; more is not a frame */
+  uint8_t int_shift;    /* bits of an int's size word below its number of digits */
   uint8_t code_tag;     /* low bits of frame.code that are a tag */
   uint8_t kind_shift;   /* bits of str.state: bytes a character (3 bits), */
   uint8_t compact_bit;  /* characters follow the head, */
@@ -240,6 +243,32 @@ bool ss_py_str(const struct ss_py_layout *layout, const struct ss_mem *mem, uint
 /* Decodes characters of `kind` bytes each: the pure part of it. */
 void ss_py_str_decode(const void *bytes, size_t count, unsigned kind, struct ss_buf *out);
 
+/* ---- values -------------------------------------------------------------- */
+
+struct ss_py;
+
+/* What an object is, by the name of its type. */
+enum ss_py_kind {
+  SS_PY_KIND_OTHER,
+  SS_PY_KIND_FRAME,  /* has a frame of its own */
+  SS_PY_KIND_LEADS,  /* awaits what its first member says */
+  SS_PY_KIND_STEP,   /* runs the task that its first member says */
+  SS_PY_KIND_METHOD, /* a method in C; its second member is self */
+  SS_PY_KIND_STR,
+  SS_PY_KIND_INT,
+  SS_PY_KIND_FLOAT,
+  SS_PY_KIND_LIST,
+  SS_PY_KIND_TUPLE,
+  SS_PY_KIND_DICT
+};
+enum ss_py_kind ss_py_kind_of(struct ss_py *py, const struct ss_mem *mem,
+                              uint64_t object);
+/* Offset of an object's members, behind what all objects have. */
+uint64_t ss_py_members(const struct ss_py *py);
+/* An int from 0 to 2^60 - 1. */
+bool ss_py_int(const struct ss_py *py, const struct ss_mem *mem, uint64_t object,
+               uint64_t *value);
+
 /* ---- the process --------------------------------------------------------- */
 
 enum { SS_PY_TSTATES_MAX = 4 }; /* thread states of one thread (interpreters) */
@@ -284,7 +313,7 @@ struct ss_py_segment { /* the frames of one activation */
   size_t await_first, await_count; /* in ss_py.awaits, shown outside its frames */
 };
 
-enum { SS_PY_KINDS_MAX = 16 }; /* types that tasks.c knows by name */
+enum { SS_PY_KINDS_MAX = 32 }; /* types that values.c knows by name */
 
 struct ss_py {
   const struct ss_unwind_space *space;
@@ -328,9 +357,9 @@ struct ss_py {
   size_t segment_count, segment_cap;
   struct ss_py_step *awaits; /* scratch of a merge: tasks and who waits for them */
   size_t await_count, await_cap;
-  struct ss_py_kind {
+  struct ss_py_type {
     uint64_t type;
-    uint8_t kind;
+    uint8_t kind; /* enum ss_py_kind */
   } kinds[SS_PY_KINDS_MAX];
   unsigned kind_count;
   struct ss_idmap task_names; /* id in `names` -> struct ss_py_code * */

@@ -19,77 +19,7 @@ enum {
   TASKS_MAX = 16,      /* of a chain */
   COROUTINES_MAX = 64, /* of a task */
   OFFSET_MAX = 4096,   /* in .AsyncioDebug; a thread state has 1104 bytes */
-  DIGIT_BITS = 30,     /* of an int */
-  TYPE_NAME = 32,
 };
-
-/* ---- objects by their types -------------------------------------------------- */
-
-enum kind {
-  KIND_OTHER,
-  KIND_FRAME,  /* has a frame of its own */
-  KIND_LEADS,  /* awaits what its first member says */
-  KIND_STEP,   /* runs the task that its first member says */
-  KIND_METHOD, /* a method in C; its second member is self */
-  KIND_STR,
-  KIND_INT
-};
-static const struct {
-  const char *name;
-  enum kind kind;
-} kinds[] = {
-    {"coroutine", KIND_FRAME},
-    {"generator", KIND_FRAME},
-    {"async_generator", KIND_FRAME},
-    {"async_generator_asend", KIND_LEADS},
-    {"async_generator_athrow", KIND_LEADS},
-    {"anext_awaitable", KIND_LEADS},
-    {"coroutine_wrapper", KIND_LEADS},
-    {"_asyncio.TaskStepMethWrapper", KIND_STEP},
-    {"TaskStepMethWrapper", KIND_STEP},
-    {"builtin_function_or_method", KIND_METHOD},
-    {"_asyncio.FutureIter", KIND_OTHER},
-    {"FutureIter", KIND_OTHER},
-    {"str", KIND_STR},
-    {"int", KIND_INT},
-};
-
-/* Where the members of an object begin. */
-static uint64_t head(const struct ss_py *py)
-{
-  return py->layout.code_type + 8;
-}
-
-static enum kind kind_of_type(struct ss_py *py, const struct ss_mem *mem, uint64_t type)
-{
-  char text[TYPE_NAME] = "";
-  uint64_t name;
-  for (unsigned i = 0; i < py->kind_count; i++)
-    if (py->kinds[i].type == type)
-      return (enum kind)py->kinds[i].kind;
-  if (!ss_mem_u64(mem, type + py->layout.type_name, &name))
-    return KIND_OTHER;
-  const size_t got = ss_mem_read(mem, name, text, sizeof text);
-  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-    const size_t len = strlen(kinds[i].name) + 1;
-    if (len > got || memcmp(text, kinds[i].name, len) != 0)
-      continue;
-    if (py->kind_count < SS_PY_KINDS_MAX)
-      py->kinds[py->kind_count++] =
-          (struct ss_py_kind){.type = type, .kind = (uint8_t)kinds[i].kind};
-    return kinds[i].kind;
-  }
-  return KIND_OTHER;
-}
-
-static enum kind kind_of(struct ss_py *py, const struct ss_mem *mem, uint64_t object)
-{
-  uint64_t type;
-  return object != 0 && object % 8 == 0 &&
-                 ss_mem_u64(mem, object + py->layout.code_type, &type)
-             ? kind_of_type(py, mem, type)
-             : KIND_OTHER;
-}
 
 /* ---- a task ------------------------------------------------------------------- */
 
@@ -112,15 +42,9 @@ static bool runs(const struct ss_py *py, const struct ss_mem *mem, uint64_t task
 /* "Task-N" is made of its number when it is asked for. */
 static bool add_number(struct ss_py *py, const struct ss_mem *mem, uint64_t object)
 {
-  uint64_t tag, value = 0;
-  if (!ss_mem_u64(mem, object + head(py), &tag) || tag >> 3 > 2)
+  uint64_t value;
+  if (!ss_py_int(py, mem, object, &value))
     return false;
-  for (unsigned i = 0; i < tag >> 3; i++) {
-    uint32_t digit;
-    if (!ss_mem_u32(mem, object + head(py) + 8 + 4 * (uint64_t)i, &digit))
-      return false;
-    value |= (uint64_t)digit << (DIGIT_BITS * i);
-  }
   ss_buf_addf(&py->scratch, "Task-%" PRIu64, value);
   return true;
 }
@@ -130,10 +54,10 @@ static bool add_name(struct ss_py *py, const struct ss_mem *mem, uint64_t task)
   uint64_t name;
   if (!ss_mem_u64(mem, task + py->layout.task_name, &name))
     return false;
-  switch (kind_of(py, mem, name)) {
-  case KIND_STR:
+  switch (ss_py_kind_of(py, mem, name)) {
+  case SS_PY_KIND_STR:
     return ss_py_str(&py->layout, mem, name, &py->scratch);
-  case KIND_INT:
+  case SS_PY_KIND_INT:
     return add_number(py, mem, name);
   default:
     return false;
@@ -170,11 +94,11 @@ static uint64_t awaiter_of(struct ss_py *py, const struct ss_mem *mem, uint64_t 
         !ss_mem_u64(mem, task + l->task_awaited_by, &by))
       return 0;
   } else if (!ss_mem_u64(mem, task + l->task_callback, &by) ||
-             kind_of(py, mem, by) != KIND_METHOD ||
-             !ss_mem_u64(mem, by + head(py) + 8, &by)) {
+             ss_py_kind_of(py, mem, by) != SS_PY_KIND_METHOD ||
+             !ss_mem_u64(mem, by + ss_py_members(py) + 8, &by)) {
     return 0;
   }
-  return kind_of(py, mem, coroutine_of(py, mem, by)) == KIND_FRAME ? by : 0;
+  return ss_py_kind_of(py, mem, coroutine_of(py, mem, by)) == SS_PY_KIND_FRAME ? by : 0;
 }
 
 /* ---- who waits ---------------------------------------------------------------- */
@@ -229,10 +153,11 @@ static bool push_waiting(struct ss_py *py, struct ss_py_view *view, uint64_t cor
   struct ss_py_step steps[COROUTINES_MAX];
   size_t count = 0;
   for (unsigned n = 0; n < 2 * COROUTINES_MAX && count < COROUTINES_MAX; n++) {
-    const enum kind kind = kind_of(py, view->mem, coro);
-    if (kind == KIND_LEADS && ss_mem_u64(view->mem, coro + head(py), &coro))
+    const enum ss_py_kind kind = ss_py_kind_of(py, view->mem, coro);
+    if (kind == SS_PY_KIND_LEADS &&
+        ss_mem_u64(view->mem, coro + ss_py_members(py), &coro))
       continue;
-    if (kind != KIND_FRAME || !waiting_step(py, view, coro, &steps[count]))
+    if (kind != SS_PY_KIND_FRAME || !waiting_step(py, view, coro, &steps[count]))
       break;
     coro = awaited(py, view->mem, steps[count++].frame);
   }
@@ -341,7 +266,7 @@ static bool find_asyncio(struct ss_py *py)
  * _callback. */
 static uint64_t callback_at(const struct ss_py *py)
 {
-  return head(py) + 8;
+  return ss_py_members(py) + 8;
 }
 
 static bool is_handle(const struct ss_py_code *code)
@@ -358,10 +283,12 @@ static uint64_t task_of_handle(struct ss_py *py, const struct ss_mem *mem, uint6
   handle &= ~(uint64_t)py->layout.code_tag;
   if (!ss_mem_u64(mem, handle + callback_at(py), &callback))
     return 0;
-  const enum kind kind = kind_of(py, mem, callback);
-  const uint64_t at = callback + head(py) + (kind == KIND_METHOD ? 8 : 0);
-  return (kind == KIND_STEP || kind == KIND_METHOD) && ss_mem_u64(mem, at, &task) ? task
-                                                                                  : 0;
+  const enum ss_py_kind kind = ss_py_kind_of(py, mem, callback);
+  const uint64_t at = callback + ss_py_members(py) + (kind == SS_PY_KIND_METHOD ? 8 : 0);
+  return (kind == SS_PY_KIND_STEP || kind == SS_PY_KIND_METHOD) &&
+                 ss_mem_u64(mem, at, &task)
+             ? task
+             : 0;
 }
 
 void ss_py_tasks_path(const struct ss_py *py, const struct ss_py_thread *t,
@@ -376,7 +303,8 @@ void ss_py_tasks_path(const struct ss_py *py, const struct ss_py_thread *t,
   };
   if (hops) {
     c->path.hops[0] = (uint16_t)callback_at(py);
-    c->path.hops[1] = (uint16_t)head(py); /* a step's task, or the word behind it */
+    c->path.hops[1] =
+        (uint16_t)ss_py_members(py); /* a step's task, or the word behind it */
   }
 }
 

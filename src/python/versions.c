@@ -65,19 +65,22 @@ static places thread_315 = {AT(tstate_current, 72),    AT(tstate_base_frame, 80)
                             AT(tstate_chunk, 256),     AT(tstate_chunk_top, 264),
                             SS_PY_PLACES_END};
 
-/* Dicts and their keys, for the names of threads. */
+/* Attributes: classes, dicts and their keys. */
 static places dicts_38 = {
-    AT(type_dictoffset, 288), AT(dict_keys, 32),    AT(dict_values, 40), AT(keys_size, 8),
-    AT(keys_count, 32),       AT(keys_indices, 40), SS_PY_PLACES_END};
+    AT(type_members, 240), AT(type_base, 256),   AT(type_dictoffset, 288),
+    AT(dict_keys, 32),     AT(dict_values, 40),  AT(keys_size, 8),
+    AT(keys_count, 32),    AT(keys_indices, 40), SS_PY_PLACES_END};
 static places dicts_311 = {
-    AT(type_basicsize, 32),       AT(dict_keys, 32),    AT(dict_values, 40),
-    AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),    AT(keys_count, 24),
-    AT(keys_indices, 32),         AT(frame_locals, 72), SS_PY_PLACES_END};
+    AT(type_members, 240), AT(type_base, 256),  AT(type_basicsize, 32),
+    AT(dict_keys, 32),     AT(dict_values, 40), AT(keys_log2_index_bytes, 9),
+    AT(keys_kind, 10),     AT(keys_count, 24),  AT(keys_indices, 32),
+    AT(frame_locals, 72),  SS_PY_PLACES_END};
 
 static places dicts_313_ft = {
-    AT(type_basicsize, 48), AT(type_cached_keys, 896),    AT(dict_keys, 48),
-    AT(dict_values, 56),    AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),
-    AT(keys_count, 24),     AT(keys_indices, 32),         SS_PY_PLACES_END};
+    AT(type_members, 256),        AT(type_base, 272), AT(type_basicsize, 48),
+    AT(type_cached_keys, 896),    AT(dict_keys, 48),  AT(dict_values, 56),
+    AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),  AT(keys_count, 24),
+    AT(keys_indices, 32),         SS_PY_PLACES_END};
 
 /* Generators, coroutines and the tasks of asyncio. From 3.14 on _asyncio says itself
  * where its tasks have what. */
@@ -228,6 +231,7 @@ static const struct version {
      false,
      {header, str_wstr, code_head, gil, dicts_311, py311}},
     {{.minor = 12,
+      .int_shift = 3,
       .attrs = SS_PY_ATTRS_TAGGED,
       .anchor = SS_PY_ANCHOR_CFRAME,
       ENTRY_FRAMES,
@@ -239,6 +243,7 @@ static const struct version {
      {header, str_plain, code_head, frame_head, gil, dicts_311, gen_312, task_312,
       py312}},
     {{.minor = 13,
+      .int_shift = 3,
       .attrs = SS_PY_ATTRS_INLINE,
       .values_head = 8,
       .dict_before = 24,
@@ -253,6 +258,7 @@ static const struct version {
      {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, gen_312,
       task_313, py313}},
     {{.minor = 14,
+      .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 4,
@@ -264,6 +270,7 @@ static const struct version {
      false,
      {header, str_plain, code_head, frame_head, gil, thread_313, gen_314, py314}},
     {{.minor = 15,
+      .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
@@ -275,6 +282,7 @@ static const struct version {
      false,
      {header, str_plain, code_head, frame_head, gil, thread_315, gen_314, py315}},
     {{.minor = 13,
+      .int_shift = 3,
       .attrs = SS_PY_ATTRS_INLINE,
       .values_head = 8,
       .dict_before = 8,
@@ -289,6 +297,7 @@ static const struct version {
      {header_ft, frame_head, code_head_ft, gil_ft, thread_313, dicts_313_ft, gen_313_ft,
       task_313_ft, py313_ft}},
     {{.minor = 14,
+      .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 4,
@@ -300,6 +309,7 @@ static const struct version {
      true,
      {header_ft, frame_head, code_head_ft, gil_ft, thread_313, gen_314_ft, py314_ft}},
     {{.minor = 15,
+      .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
