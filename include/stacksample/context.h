@@ -54,6 +54,12 @@ bool ss_testenv_plan(const struct ss_testenv *env, struct ss_read_plan *plan);
 bool ss_testenv_update(struct ss_testenv *env, const struct ss_unwind_space *space,
                        const struct ss_mem *mem);
 
+struct ss_py;
+/* Seconds that pytest-timeout gives the test which thread `tid` runs because a marker
+ * says so; 0: none. false: no marker was seen, or the clock does not run (yet). Reads
+ * the live target some hundred times: not for every sample. */
+bool ss_pytest_marker_limit(struct ss_py *py, pid_t tid, double *seconds);
+
 /* ---- threads -------------------------------------------------------------- */
 
 /* Role from the outermost native names and the thread's name: "main",

@@ -229,15 +229,25 @@ struct ss_pipeline_config {
 struct ss_pipeline_now {
   uint64_t samples, lost;
   uint64_t first_sample_ns; /* CLOCK_MONOTONIC; 0: none yet */
-  char test[256];           /* node id, "" unknown */
-  char phase[16];
-  uint64_t phase_start_ns;
+  /* Of the tests that run side by side the one whose limit ends first, then the one
+   * that has run longest; outside of tests the newest phase. */
+  struct ss_test_now {
+    char test[256]; /* node id, or "(collection)" etc.; "" unknown */
+    char phase[16];
+    uint64_t phase_start_ns; /* 0: no phase */
+    uint64_t serial;         /* tests are told apart by it; 0: no test */
+    uint64_t test_start_ns;
+    uint64_t limit_ns; /* of the test; 0: none */
+    bool marked;       /* ... by a marker */
+  } test;
   double busy_cpus, user_pct, kernel_pct; /* of the last seconds */
 };
 enum ss_err ss_pipeline_start(struct ss_pipeline **p,
                               const struct ss_pipeline_config *config,
                               struct ss_diag *diag);
-void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out); /* any thread */
+/* Any thread. `limit_ns` is the limit of tests that have none of their own; 0: none. */
+void ss_pipeline_now(struct ss_pipeline *p, uint64_t limit_ns,
+                     struct ss_pipeline_now *out);
 /* The processes that live now, root first or not; count written. Any thread. */
 size_t ss_pipeline_pids(struct ss_pipeline *p, pid_t *pids, size_t cap);
 /* Takes what is left, ends every thread's ledger at `end_ns`, joins stage 2. */

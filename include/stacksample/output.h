@@ -127,8 +127,8 @@ struct ss_facts_config {
 /* "pytest.log", or "command.log" where the command is not pytest. Static. */
 const char *ss_log_name(char *const *command);
 /* commands.txt, env.txt: at the start. Also stores what meta.h lists under "the
- * run" and "machine". `limits` (may be NULL) receives the limits found. The
- * first failure is returned, the rest is done all the same. */
+ * run" and "machine". `limits` receives the limits found. The first failure
+ * is returned, the rest is done all the same. */
 struct ss_time_limits;
 enum ss_err ss_facts_start(struct ss_bundle *b, const struct ss_facts_config *config,
                            struct ss_store *store, struct ss_time_limits *limits,
@@ -138,6 +138,8 @@ struct ss_ending {
   int status;      /* what `run` will return */
   bool timed_out;  /* by our own --timeout */
   int signal_seen; /* TERM, INT or HUP that reached us; 0: none */
+  const struct ss_time_limits *limits;
+  uint64_t test_limit_ns; /* of the test that ran last; 0: none, or no test */
 };
 /* exit_code.txt and time.txt (GNU time -v), then what the log says of outcomes
  * and failures, and the meta of all three. */

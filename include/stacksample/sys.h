@@ -23,6 +23,11 @@ uint64_t ss_own_cpu_ns(void);          /* CLOCK_PROCESS_CPUTIME_ID */
 uint64_t ss_thread_cpu_ns(void);       /* CLOCK_THREAD_CPUTIME_ID */
 struct timespec ss_timespec(uint64_t ns);
 void ss_sleep_ns(uint64_t ns); /* all of it, also when a signal comes */
+/* 0 where there are none, or too many to be meant (30 years). */
+static inline uint64_t ss_seconds_ns(double seconds)
+{
+  return seconds > 0 && seconds < 1e9 ? (uint64_t)(seconds * 1e9) : 0;
+}
 static inline uint64_t ss_least_ns(uint64_t a, uint64_t b)
 {
   return a < b ? a : b;

@@ -54,6 +54,8 @@ bool ss_timeout1_parse(char *const *argv, double *seconds);
  * none. `environment` is the command's, `cwd_fd` its working folder. */
 void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
                          char *const *environment, int cwd_fd, uint64_t own_timeout_ns);
+/* Adds what a test's marker was seen to set, once. */
+void ss_time_limits_marker(struct ss_time_limits *l, double s);
 /* Seconds after the command's start at which the first SS_LIMIT_RUN fires, and
  * which one (NULL: none). */
 const struct ss_time_limit *ss_time_limits_first(const struct ss_time_limits *l,

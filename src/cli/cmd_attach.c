@@ -14,6 +14,7 @@
 #include "stacksample/limits.h"
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
+#include "stacksample/time_limits.h"
 
 #include "cli_priv.h"
 #include "session.h"
@@ -117,6 +118,7 @@ static void absent_files(struct ss_session *s)
 static void tell_target(struct ss_session *s, const struct attach_options *o)
 {
   struct ss_words words = {0}, environment = {0};
+  struct ss_time_limits limits;
   struct ss_buf quoted = {0};
   char link[64], folder[PATH_MAX];
   ssize_t len;
@@ -132,7 +134,7 @@ static void tell_target(struct ss_session *s, const struct attach_options *o)
     folder[len] = '\0';
     facts.folder = folder;
   }
-  if (ss_facts_start(s->bundle, &facts, s->store, NULL, &diag) != SS_ERR_OK)
+  if (ss_facts_start(s->bundle, &facts, s->store, &limits, &diag) != SS_ERR_OK)
     ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
   if (ss_words_read(&words, o->pid, "cmdline", TARGET_TEXT_MAX)) {
     (void)ss_command_quote(&quoted, words.items, o->session.env == SS_ENV_FULL);

@@ -77,8 +77,8 @@ struct watch {
   struct ss_deadline deadline;
   struct ss_dumps *dumps; /* NULL: no memory for them */
   struct ss_ending_tree tree;
-  uint64_t phase_start_ns; /* as last told to the deadline */
-  char test[256];
+  struct ss_time_limits limits;
+  uint64_t test_limit_ns; /* of tests that have none of their own; 0: none */
   bool timed_out;
 };
 
@@ -113,19 +113,18 @@ static void on_tick(struct watch *w)
 static void note_phase(struct watch *w)
 {
   struct ss_pipeline_now now;
+  struct ss_deadline_test test;
 
   if (w->session->pipeline == NULL)
     return;
-  ss_pipeline_now(w->session->pipeline, &now);
-  if (now.phase_start_ns == w->phase_start_ns)
-    return;
-  ss_deadline_phase(&w->deadline, now.phase_start_ns, strcmp(now.test, w->test) != 0);
-  if (now.test[0] == '(') /* (collection): pytest-timeout's clock does not run */
-    w->deadline.test_start_ns = 0;
-  w->phase_start_ns = now.phase_start_ns;
-  memcpy(w->test, now.test, sizeof(w->test));
+  ss_pipeline_now(w->session->pipeline, w->test_limit_ns, &now);
+  test = (struct ss_deadline_test){now.test.serial, now.test.test_start_ns,
+                                   now.test.limit_ns};
+  ss_deadline_phase(&w->deadline, now.test.phase_start_ns, &test);
+  if (now.test.marked && now.test.limit_ns > 0)
+    ss_time_limits_marker(&w->limits, (double)now.test.limit_ns / 1e9);
   if (w->dumps)
-    ss_dumps_phase(w->dumps, w->test, w->phase_start_ns);
+    ss_dumps_phase(w->dumps, now.test.test, now.test.phase_start_ns);
 }
 
 static void take_dump(struct watch *w, const char *why, unsigned wait_ms)
@@ -293,7 +292,9 @@ static void finish(struct ss_session *s, const struct run_options *o, struct wat
   struct ss_ending ending = {.exit = end,
                              .status = status,
                              .signal_seen = w->signal_seen,
-                             .timed_out = w->timed_out};
+                             .timed_out = w->timed_out,
+                             .limits = &w->limits,
+                             .test_limit_ns = w->deadline.test.limit_ns};
   struct ss_hurry hurry = {interrupted_again, w};
   struct ss_diag diag = {0};
   bool may_run;
@@ -314,38 +315,31 @@ static void finish(struct ss_session *s, const struct run_options *o, struct wat
   ss_session_manifest(s, &diag);
 }
 
-static uint64_t seconds_ns(double s)
-{
-  return s > 0 && s < 1e9 ? (uint64_t)(s * 1e9) : 0;
-}
-
 /* The earliest limits known: of the run, and of each test. */
-static void learn_limits(struct ss_deadline_config *config,
-                         const struct ss_time_limits *limits)
+static void learn_limits(struct watch *w, struct ss_deadline_config *config)
 {
   double at_s = 0;
 
-  if (ss_time_limits_first(limits, &at_s))
-    config->run_limit_ns = seconds_ns(at_s);
-  for (size_t i = 0; i < limits->count; i++)
-    if (limits->items[i].kind == SS_LIMIT_TEST)
-      config->test_limit_ns = seconds_ns(limits->items[i].s);
+  if (ss_time_limits_first(&w->limits, &at_s))
+    config->run_limit_ns = ss_seconds_ns(at_s);
+  for (size_t i = 0; i < w->limits.count; i++)
+    if (w->limits.items[i].kind == SS_LIMIT_TEST)
+      w->test_limit_ns = ss_seconds_ns(w->limits.items[i].s);
 }
 
-static void start(struct ss_launch *launch, struct ss_session *s,
-                  const struct ss_facts_config *facts,
+static void start(struct watch *w, const struct ss_facts_config *facts,
                   struct ss_deadline_config *deadline)
 {
-  struct ss_time_limits limits = {0};
+  struct ss_session *s = w->session;
   struct ss_buf warning = {0};
   struct ss_diag diag = {0};
 
-  ss_session_start(s, ss_launch_pid(launch));
-  if (ss_facts_start(s->bundle, facts, s->store, &limits, &diag) != SS_ERR_OK)
+  ss_session_start(s, ss_launch_pid(w->launch));
+  if (ss_facts_start(s->bundle, facts, s->store, &w->limits, &diag) != SS_ERR_OK)
     ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
-  learn_limits(deadline, &limits);
+  learn_limits(w, deadline);
   ss_session_announce(s);
-  if (ss_time_limits_warning(&limits, &warning) && !s->options->quiet)
+  if (ss_time_limits_warning(&w->limits, &warning) && !s->options->quiet)
     ss_say("%s", ss_buf_str(&warning));
   ss_buf_release(&warning);
 }
@@ -368,14 +362,16 @@ static int run_command(struct ss_launch *launch, struct ss_session *s,
   int status, log_fd, error;
 
   log_fd = open_log(s, o, &facts.log);
-  start(launch, s, &facts, &deadline);
+  start(&w, &facts, &deadline);
   w.tree.root = ss_launch_pid(launch);
   w.dumps = ss_dumps_new(s->bundle, s->notes, w.tree.root, o->session.no_children);
   error = ss_launch_release(launch, log_fd, s->notes);
   ss_session_clock(s, ss_launch_start_ns(launch));
   ss_deadline_init(&w.deadline, &deadline, ss_launch_start_ns(launch));
   if (s->pipeline == NULL) /* no test is seen: its limit counts from here */
-    ss_deadline_phase(&w.deadline, ss_launch_start_ns(launch), true);
+    ss_deadline_phase(
+        &w.deadline, w.deadline.start_ns,
+        &(struct ss_deadline_test){1, w.deadline.start_ns, w.test_limit_ns});
   if (error == 0)
     watch_command(&w);
   end_stragglers(&w);

@@ -363,7 +363,7 @@ static void store_first_sample(struct ss_session *s)
   struct ss_pipeline_now now;
   char ms[32];
 
-  ss_pipeline_now(s->pipeline, &now);
+  ss_pipeline_now(s->pipeline, 0, &now);
   if (now.first_sample_ns == 0 || now.first_sample_ns < s->start_ns)
     return;
   snprintf(ms, sizeof(ms), "%.3f", (double)(now.first_sample_ns - s->start_ns) / 1e6);

@@ -37,17 +37,18 @@ static void status_text(struct ss_buf *line, const struct ss_launch *launch,
 {
   uint64_t at_ns = ss_now_ns();
   char up[32], in_phase[32];
-  const char *test = strrchr(now->test, ':');
+  const char *test = strrchr(now->test.test, ':');
 
   clock_text(up, sizeof(up), (double)(at_ns - ss_launch_start_ns(launch)) / 1e9);
   ss_buf_addf(line, "[ss] %s", up);
-  if (now->test[0]) {
-    clock_text(in_phase, sizeof(in_phase), (double)(at_ns - now->phase_start_ns) / 1e9);
+  if (now->test.test[0]) {
+    clock_text(in_phase, sizeof(in_phase),
+               (double)(at_ns - now->test.phase_start_ns) / 1e9);
     ss_buf_adds(line, " | ");
-    test = test ? test + 1 : now->test;
+    test = test ? test + 1 : now->test.test;
     ss_escape_terminal(line, test, strnlen(test, 48));
-    ss_buf_addf(line, "%s%s%s %s", now->phase[0] ? " (" : "", now->phase,
-                now->phase[0] ? ")" : "", in_phase);
+    ss_buf_addf(line, "%s%s%s %s", now->test.phase[0] ? " (" : "", now->test.phase,
+                now->test.phase[0] ? ")" : "", in_phase);
   }
   ss_buf_addf(line, " | %.1f cpus busy: %.0f %% user %.0f %% kernel | %llu samples",
               now->busy_cpus, now->user_pct, now->kernel_pct,
@@ -61,7 +62,7 @@ void ss_progress_show(struct ss_launch *launch, struct ss_pipeline *pipeline)
 
   if (ss_launch_quiet_ms(launch) < QUIET_MS)
     return;
-  ss_pipeline_now(pipeline, &now);
+  ss_pipeline_now(pipeline, 0, &now);
   status_text(&line, launch, &now);
   (void)ss_launch_show_status(launch, ss_buf_str(&line));
   ss_buf_release(&line);

@@ -1,9 +1,9 @@
 /*
  * pytest-timeout's settings, by pytest's own rules: the first ini file of the
  * working folder that has its section; ini `addopts`, then PYTEST_ADDOPTS, then
- * the command line, later words winning; ini < PYTEST_TIMEOUT < --timeout. A
- * marker in a test's source is not looked for. Only the setting that is in
- * force is listed.
+ * the command line, later words winning; ini < PYTEST_TIMEOUT < --timeout. Only the
+ * setting that is in force is listed. What markers say is only seen in the live run
+ * (pytest_marker.c).
  */
 #include <ctype.h>
 #include <math.h>

@@ -37,6 +37,16 @@ void ss_time_limits_add(struct ss_time_limits *l, enum ss_limit_kind kind, doubl
   snprintf(item->source, sizeof item->source, "%s", source);
 }
 
+void ss_time_limits_marker(struct ss_time_limits *l, double s)
+{
+  static const char source[] = "pytest-timeout, marker";
+
+  for (size_t i = 0; i < l->count; i++)
+    if (strcmp(l->items[i].source, source) == 0 && fabs(l->items[i].s - s) < 1e-6)
+      return;
+  ss_time_limits_add(l, SS_LIMIT_TEST, s, source);
+}
+
 /* ---- ancestors ------------------------------------------------------------------ */
 
 static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_limit *out)

@@ -92,9 +92,9 @@ static uint64_t test_point_ns(const struct ss_deadline *d, size_t i)
 {
   const struct ss_dump_point *p = &d->config.points[i];
 
-  if (p->share == 0 || d->config.test_limit_ns == 0 || d->test_start_ns == 0)
+  if (p->share == 0 || d->test.limit_ns == 0 || d->test.serial == 0)
     return UINT64_MAX;
-  return d->test_start_ns + (uint64_t)(p->share * (double)d->config.test_limit_ns);
+  return d->test.start_ns + (uint64_t)(p->share * (double)d->test.limit_ns);
 }
 
 /* When step i of the ending (INT, ABRT, KILL) is due. */
@@ -112,15 +112,15 @@ void ss_deadline_init(struct ss_deadline *d, const struct ss_deadline_config *co
       .config = *config, .start_ns = start_ns, .stall_next_ns = config->stall_ns};
 }
 
-void ss_deadline_phase(struct ss_deadline *d, uint64_t phase_start_ns, bool new_test)
+void ss_deadline_phase(struct ss_deadline *d, uint64_t phase_start_ns,
+                       const struct ss_deadline_test *test)
 {
+  if (phase_start_ns != d->phase_start_ns)
+    d->stall_next_ns = d->config.stall_ns;
+  if (test->serial != d->test.serial)
+    d->test_done = d->stall_dumps = 0;
   d->phase_start_ns = phase_start_ns;
-  d->stall_next_ns = d->config.stall_ns;
-  if (new_test) {
-    d->test_start_ns = phase_start_ns;
-    d->test_done = 0;
-    d->stall_dumps = 0;
-  }
+  d->test = *test;
 }
 
 /* Passes all points due by now, in whatever order they were given; true where there

@@ -138,15 +138,20 @@ static cJSON *process_json(const struct ss_look_process *p)
   return o;
 }
 
-/* The test of the first process that has one: the controller of xdist has none. */
+/* The test that the dump is for, else the first one: the controller of xdist has none. */
 static void add_test(cJSON *root, const struct ss_look *look)
 {
-  for (size_t i = 0; i < look->n_processes; i++)
-    if (look->processes[i].test) {
-      add_test_of(root, &look->processes[i]);
-      return;
-    }
-  cJSON_AddNullToObject(root, "test");
+  const struct ss_look_process *of = NULL;
+
+  for (size_t i = 0; i < look->n_processes; i++) {
+    const struct ss_look_process *p = &look->processes[i];
+    if (p->test && (of == NULL || of->test_ns == SS_LOOK_UNKNOWN))
+      of = p;
+  }
+  if (of == NULL)
+    cJSON_AddNullToObject(root, "test");
+  else
+    add_test_of(root, of);
 }
 
 enum ss_err ss_look_json(const struct ss_look *look, const struct ss_look_print *print,

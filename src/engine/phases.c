@@ -15,6 +15,7 @@
 #include "pipeline_priv.h"
 
 #define SS_PHASE_TICK_NS 10000000ull /* 10 ms */
+#define ASK_AFTER_NS 200000000ull    /* shorter phases are not asked for a limit */
 
 static const char collection[] = "(collection)";
 static const char finish[] = "(session finish)";
@@ -31,14 +32,40 @@ static uint32_t next_occurrence(struct ss_pipeline *p, const struct ss_phase_row
   return (uint32_t)n;
 }
 
-static void publish(struct ss_pipeline *p, const char *test, size_t test_len,
-                    const char *phase, size_t phase_len, uint64_t time_ns)
+static void publish(struct ss_pipeline *p, struct ss_process *proc,
+                    const struct ss_test_now *now)
 {
   pthread_mutex_lock(&p->now_lock);
-  snprintf(p->now.test, sizeof(p->now.test), "%.*s", (int)test_len, test);
-  snprintf(p->now.phase, sizeof(p->now.phase), "%.*s", (int)phase_len, phase);
-  p->now.phase_start_ns = time_ns;
+  proc->now = *now;
   pthread_mutex_unlock(&p->now_lock);
+}
+
+/* A test that is run again begins with its setup. */
+static bool goes_on(const struct ss_test_now *before, const struct ss_test_now *now)
+{
+  return before->serial > 0 && strcmp(before->test, now->test) == 0 &&
+         strcmp(now->phase, "setup") != 0;
+}
+
+static void publish_phase(struct ss_pipeline *p, struct ss_process *proc,
+                          const char *test, size_t test_len, const char *phase,
+                          size_t phase_len, uint64_t time_ns)
+{
+  struct ss_test_now now = {.phase_start_ns = time_ns};
+
+  snprintf(now.test, sizeof(now.test), "%.*s", (int)test_len, test);
+  snprintf(now.phase, sizeof(now.phase), "%.*s", (int)phase_len, phase);
+  if (goes_on(&proc->now, &now)) {
+    now.serial = proc->now.serial;
+    now.test_start_ns = proc->now.test_start_ns;
+    now.limit_ns = proc->now.limit_ns;
+    now.marked = proc->now.marked;
+  } else if (now.test[0] != '(') {
+    now.serial = ++p->n_tests;
+    now.test_start_ns = time_ns;
+  }
+  proc->ask_ns = now.serial > 0 ? time_ns + ASK_AFTER_NS : 0;
+  publish(p, proc, &now);
 }
 
 static void close_row(struct ss_pipeline *p, struct ss_process *proc, uint64_t time_ns)
@@ -73,7 +100,7 @@ static void enter(struct ss_pipeline *p, struct ss_process *proc, const char *te
   proc->phase_row.occurrence = next_occurrence(p, &proc->phase_row);
   proc->phase = ss_store_phase(p->config.store, &proc->phase_row);
   book(proc, time_ns);
-  publish(p, test, test_len, phase, phase_len, time_ns);
+  publish_phase(p, proc, test, test_len, phase, phase_len, time_ns);
 }
 
 /* Before the first test everything is collection, imports included. */
@@ -102,6 +129,7 @@ void ss_phases_end(struct ss_pipeline *p, struct ss_process *proc, uint64_t time
 {
   close_row(p, proc, time_ns);
   proc->phase = SS_ID_NONE;
+  publish(p, proc, &(struct ss_test_now){0});
 }
 
 uint32_t ss_phases_at(const struct ss_process *proc, uint64_t time_ns)
@@ -196,13 +224,32 @@ void ss_phases_look(struct ss_pipeline *p, struct ss_process *proc,
   changed(p, proc, time_ns);
 }
 
+/* Once in a phase: a marker does not change, but the clock may start with the call. */
+static void ask_for_marker(struct ss_pipeline *p, struct ss_process *proc,
+                           uint64_t now_ns)
+{
+  struct ss_test_now now = proc->now;
+  double seconds;
+
+  if (proc->ask_ns == 0 || now_ns < proc->ask_ns || proc->py == NULL)
+    return;
+  proc->ask_ns = 0;
+  if (now.marked || !ss_pytest_marker_limit(proc->py, proc->pid, &seconds))
+    return;
+  now.limit_ns = ss_seconds_ns(seconds);
+  now.marked = true;
+  publish(p, proc, &now);
+}
+
 void ss_phases_tick(struct ss_pipeline *p, uint64_t now_ns)
 {
   if (now_ns < p->tick_ns + SS_PHASE_TICK_NS)
     return;
   p->tick_ns = now_ns;
-  for (struct ss_process *proc = p->processes; proc; proc = proc->next)
+  for (struct ss_process *proc = p->processes; proc; proc = proc->next) {
     if ((proc->pytest || proc->env.pytest) &&
         now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
       ss_phases_look(p, proc, &proc->live.mem, now_ns, now_ns);
+    ask_for_marker(p, proc, now_ns);
+  }
 }

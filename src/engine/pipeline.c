@@ -167,10 +167,37 @@ static void publish_window(struct ss_pipeline *p, uint64_t now_ns)
   p->window_ns = now_ns;
 }
 
-void ss_pipeline_now(struct ss_pipeline *p, struct ss_pipeline_now *out)
+/* When the test has to be over; UINT64_MAX: whenever it likes. */
+static uint64_t due_ns(const struct ss_test_now *t)
 {
+  return t->limit_ns > 0 ? t->test_start_ns + t->limit_ns : UINT64_MAX;
+}
+
+/* Does `a` say more than `b` of what happens now? */
+static bool goes_before(const struct ss_test_now *a, const struct ss_test_now *b)
+{
+  if (a->serial == 0 || b->serial == 0)
+    return a->serial > 0 || (b->serial == 0 && a->phase_start_ns > b->phase_start_ns);
+  if (due_ns(a) != due_ns(b))
+    return due_ns(a) < due_ns(b);
+  return a->serial < b->serial;
+}
+
+void ss_pipeline_now(struct ss_pipeline *p, uint64_t limit_ns,
+                     struct ss_pipeline_now *out)
+{
+  size_t pos = 0;
+  uint64_t pid, process;
+
   pthread_mutex_lock(&p->now_lock);
   *out = p->now;
+  while (ss_idmap_next(&p->by_pid, &pos, &pid, &process)) {
+    struct ss_test_now test = ((struct ss_process *)(uintptr_t)process)->now;
+    if (test.serial > 0 && !test.marked)
+      test.limit_ns = limit_ns;
+    if (goes_before(&test, &out->test))
+      out->test = test;
+  }
   pthread_mutex_unlock(&p->now_lock);
 }
 

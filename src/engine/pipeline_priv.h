@@ -50,7 +50,9 @@ struct ss_process { /* one image of a process: a new exec resets it in place */
   uint32_t phase, phase_before; /* in the store; SS_ID_NONE */
   uint64_t phase_start_ns;
   struct ss_phase_row phase_row;
-  bool phase_shared; /* the row is the parent's: the child works for its test */
+  bool phase_shared;      /* the row is the parent's: the child works for its test */
+  struct ss_test_now now; /* guarded by now_lock; none where the phase is shared */
+  uint64_t ask_ns;        /* for the test's marker; 0: not in this phase */
 
   bool blind;           /* flood.c: its switch records are dropped */
   uint64_t switches;    /* since the last check */
@@ -186,8 +188,9 @@ struct ss_pipeline {
   uint64_t py_rejected;               /* of ended images */
   uint64_t doubts[SS_PY_DOUBT_COUNT]; /* merges by what speaks against them */
 
-  pthread_mutex_t now_lock; /* guards now, and who is in by_pid */
+  pthread_mutex_t now_lock; /* guards now, those of processes, and who is in by_pid */
   struct ss_pipeline_now now;
+  uint64_t n_tests; /* begun so far */
   uint64_t window_ns, window_samples[SS_STATE_COUNT];
 };
 

@@ -54,7 +54,6 @@ struct ss_bundle {
   size_t n_absent, cap_absent;
   struct ss_hashed *hashed;
   size_t n_hashed, cap_hashed;
-  struct ss_time_limits limits; /* found at the start, needed at the end */
 };
 /* A whole small file of ours, complete or absent (and then remembered so). */
 enum ss_err ss_bundle_put(struct ss_bundle *b, const char *name,

@@ -4,6 +4,7 @@
  * returned for the summary, and never reaches the command.
  */
 #include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 #include "stacksample/meta.h"
 #include "stacksample/sys.h"
 #include "stacksample/text.h"
+
+#define LIMIT_SHOWN_S 0.051 /* pytest-timeout shows tenths of a second */
 
 const char *ss_log_name(char *const *command)
 {
@@ -120,11 +123,9 @@ enum ss_err ss_facts_start(struct ss_bundle *b, const struct ss_facts_config *co
     snprintf(cwd, sizeof cwd, ".");
   ss_store_meta(store, SS_META_CWD, config->folder ? config->folder : cwd);
   store_command(store, config);
-  ss_time_limits_find(&b->limits, config->command, config->environment, cwd_fd,
+  ss_time_limits_find(limits, config->command, config->environment, cwd_fd,
                       config->timeout_ns);
-  store_limits(store, &b->limits);
-  if (limits)
-    *limits = b->limits;
+  store_limits(store, limits);
   ss_guard_facts(config, store);
   ss_machine_facts(store);
   err = write_commands(b, config, cwd, cwd_fd, store, diag);
@@ -167,13 +168,20 @@ static void store_exit(struct ss_store *store, const struct ss_ending *ending)
   store_rusage(store, &exit->ru);
 }
 
-static const struct ss_time_limit *limit_of_kind(const struct ss_time_limits *l,
-                                                 enum ss_limit_kind kind)
+/* The tests' limit of so many seconds; 0, or none of so many: the first. */
+static const struct ss_time_limit *test_limit(const struct ss_time_limits *l, double s)
 {
-  for (size_t i = 0; i < l->count; i++)
-    if (l->items[i].kind == kind)
+  const struct ss_time_limit *first = NULL;
+
+  for (size_t i = 0; i < l->count; i++) {
+    if (l->items[i].kind != SS_LIMIT_TEST)
+      continue;
+    if (fabs(l->items[i].s - s) < LIMIT_SHOWN_S)
       return &l->items[i];
-  return NULL;
+    if (first == NULL)
+      first = &l->items[i];
+  }
+  return first;
 }
 
 /* A timeout(1) whose time was up when the command ended; a second of grace for
@@ -189,10 +197,13 @@ static const struct ss_time_limit *expired_timeout1(const struct ss_time_limits 
   return NULL;
 }
 
-/* Who ended it, and by which limit (NULL: none). */
-static const char *ended_by(const struct ss_bundle *b, const struct ss_ending *ending,
-                            bool pytest_timeout, const struct ss_time_limit **limit)
+/* Who ended it, and by which limit (NULL: none). `fired`: what pytest-timeout says of
+ * itself in the log. */
+static const char *ended_by(const struct ss_ending *ending,
+                            const struct ss_log_timeout *fired,
+                            const struct ss_time_limit **limit)
 {
+  const struct ss_time_limits *limits = ending->limits;
   const struct ss_exit *exit = ending->exit;
   uint64_t ns = exit->end_ns > exit->start_ns ? exit->end_ns - exit->start_ns : 0;
   double elapsed_s = (double)ns / 1e9;
@@ -200,33 +211,34 @@ static const char *ended_by(const struct ss_bundle *b, const struct ss_ending *e
 
   *limit = NULL;
   if (ending->timed_out) {
-    for (size_t i = 0; i < b->limits.count; i++)
-      if (ss_starts_with(b->limits.items[i].source, "stacksample"))
-        *limit = &b->limits.items[i];
+    for (size_t i = 0; i < limits->count; i++)
+      if (ss_starts_with(limits->items[i].source, "stacksample"))
+        *limit = &limits->items[i];
     return "stacksample";
   }
   if ((signalled || exit->code == 124) &&
-      (*limit = expired_timeout1(&b->limits, elapsed_s)) != NULL)
+      (*limit = expired_timeout1(limits, elapsed_s)) != NULL)
     return "timeout1";
-  if (pytest_timeout && exit->code != 0) {
-    *limit = limit_of_kind(&b->limits, SS_LIMIT_TEST);
+  if (fired->fired && exit->code != 0) {
+    *limit =
+        test_limit(limits, fired->s > 0 ? fired->s : (double)ending->test_limit_ns / 1e9);
     return "pytest_timeout";
   }
   return signalled ? "signal" : "self";
 }
 
-static void store_ending(const struct ss_bundle *b, struct ss_store *store,
-                         const struct ss_ending *ending, bool pytest_timeout)
+static void store_ending(struct ss_store *store, const struct ss_ending *ending,
+                         const struct ss_log_timeout *fired)
 {
   const struct ss_time_limit *limit;
   double at_s = 0;
   char text[32];
 
-  ss_store_meta(store, SS_META_ENDED_BY, ended_by(b, ending, pytest_timeout, &limit));
+  ss_store_meta(store, SS_META_ENDED_BY, ended_by(ending, fired, &limit));
   if (!limit)
-    limit = ss_time_limits_first(&b->limits, &at_s);
+    limit = ss_time_limits_first(ending->limits, &at_s);
   if (!limit)
-    limit = limit_of_kind(&b->limits, SS_LIMIT_TEST);
+    limit = test_limit(ending->limits, 0);
   if (limit) {
     snprintf(text, sizeof text, "%.3f", limit->s);
     ss_store_meta(store, SS_META_LIMIT_S, text);
@@ -238,7 +250,7 @@ enum ss_err ss_facts_end(struct ss_bundle *b, const struct ss_facts_config *conf
                          struct ss_diag *diag)
 {
   struct ss_buf text = {0};
-  bool pytest_timeout = false;
+  struct ss_log_timeout fired = {0};
   enum ss_err err;
 
   ss_buf_addf(&text, "%d\n", ending->status);
@@ -249,8 +261,9 @@ enum ss_err ss_facts_end(struct ss_bundle *b, const struct ss_facts_config *conf
   ss_buf_release(&text);
   store_exit(store, ending);
   if (config->log)
-    pytest_timeout = ss_log_facts(&b->dir, config->log, store);
-  store_ending(b, store, ending, pytest_timeout);
+    fired = ss_log_facts(&b->dir, config->log, store);
+  store_limits(store, ending->limits); /* markers were seen since */
+  store_ending(store, ending, &fired);
   ss_store_meta_u64(store, SS_META_FINISHED, 1);
   return err;
 }

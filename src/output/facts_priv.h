@@ -22,9 +22,14 @@ void ss_time_text(struct ss_buf *out, const struct ss_facts_config *config,
 
 void ss_machine_facts(struct ss_store *store);
 void ss_guard_facts(const struct ss_facts_config *config, struct ss_store *store);
-/* Reads the log once and stores the keys SS_META_LOG_*; true: pytest-timeout
- * said in it that it fired. */
-bool ss_log_read(int fd, struct ss_store *store); /* store NULL: only reads */
-bool ss_log_facts(const struct ss_dir *dir, const char *name, struct ss_store *store);
+/* What pytest-timeout says of itself in the log. */
+struct ss_log_timeout {
+  bool fired;
+  double s; /* the limit, where it says so; else 0 */
+};
+/* Reads the log once and stores the keys SS_META_LOG_*. */
+struct ss_log_timeout ss_log_read(int fd, struct ss_store *store); /* NULL: only reads */
+struct ss_log_timeout ss_log_facts(const struct ss_dir *dir, const char *name,
+                                   struct ss_store *store);
 
 #endif

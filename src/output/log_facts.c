@@ -6,6 +6,7 @@
  */
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -35,6 +36,7 @@ struct log {
   size_t n_outcomes, n_durations, n_short;
   struct ss_buf pending; /* test id whose outcome stands on a later line (-s) */
   struct ss_buf result, timeout;
+  struct ss_log_timeout fired; /* the first one */
 };
 
 static void tail_add(struct tail *t, const char *s, size_t len)
@@ -304,14 +306,27 @@ static void short_line(struct log *log, const char *s, size_t len)
   }
 }
 
-/* pytest-timeout: its banner, or the failure that its signal method raises. */
-static bool is_timeout(const char *s)
+/* pytest-timeout: its banner, or the failure that its signal method raises, "Timeout
+ * >8.0s" or "Timeout (>8.0s)". */
+static struct ss_log_timeout timeout_of(const char *s)
 {
   const char *p = strstr(s, "Timeout >");
+
   if (!p)
     p = strstr(s, "Timeout (>");
-  return (p && strstr(s, "Failed: ") && isdigit((unsigned char)p[strcspn(p, ">") + 1])) ||
-         (s[0] == '+' && strstr(s, "+ Timeout +"));
+  if (p && strstr(s, "Failed: ") && isdigit((unsigned char)p[strcspn(p, ">") + 1]))
+    return (struct ss_log_timeout){true, strtod(p + strcspn(p, ">") + 1, NULL)};
+  return (struct ss_log_timeout){s[0] == '+' && strstr(s, "+ Timeout +"), 0};
+}
+
+static void note_timeout(struct log *log, const char *s, size_t len)
+{
+  const struct ss_log_timeout seen = timeout_of(s);
+
+  if (!seen.fired || log->fired.fired)
+    return;
+  log->fired = seen;
+  ss_redact(&log->timeout, s, len);
 }
 
 static void take_line(struct log *log, char *s, size_t raw)
@@ -319,8 +334,7 @@ static void take_line(struct log *log, char *s, size_t raw)
   size_t len = clean_line(s, raw);
 
   tail_add(&log->all, s, len);
-  if (!log->timeout.len && is_timeout(s))
-    ss_redact(&log->timeout, s, len);
+  note_timeout(log, s, len);
   if (enter_section(log, s))
     return;
   if (log->section == SECTION_FAILURES)
@@ -368,19 +382,20 @@ static void store_list(struct ss_store *store, const char *key, cJSON *list)
     cJSON_Delete(list);
 }
 
-bool ss_log_facts(const struct ss_dir *dir, const char *name, struct ss_store *store)
+struct ss_log_timeout ss_log_facts(const struct ss_dir *dir, const char *name,
+                                   struct ss_store *store)
 {
   int fd = ss_file_open_read(dir, name, NULL);
 
   if (fd < 0)
-    return false;
+    return (struct ss_log_timeout){0};
   ss_store_meta(store, SS_META_LOG_FILE, name);
-  bool fired = ss_log_read(fd, store);
+  const struct ss_log_timeout fired = ss_log_read(fd, store);
   ss_close(&fd);
   return fired;
 }
 
-bool ss_log_read(int fd, struct ss_store *store)
+struct ss_log_timeout ss_log_read(int fd, struct ss_store *store)
 {
   struct log log = {.section = SECTION_NONE};
 
@@ -397,9 +412,8 @@ bool ss_log_read(int fd, struct ss_store *store)
     ss_store_meta(store, SS_META_LOG_RESULT, log.result.data);
   if (store && log.timeout.len)
     ss_store_meta(store, SS_META_LOG_TIMEOUT, log.timeout.data);
-  bool fired = log.timeout.len > 0;
   ss_buf_release(&log.pending);
   ss_buf_release(&log.result);
   ss_buf_release(&log.timeout);
-  return fired;
+  return log.fired;
 }

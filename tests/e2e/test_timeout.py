@@ -26,6 +26,23 @@ def test_hang():
     threading.Event().wait()
 """
 
+# Which of them runs first is xdist's business; both run at once.
+MARKED = """
+import threading
+
+import pytest
+
+@pytest.mark.timeout(4)
+def test_signal():
+    threading.Event().wait()
+
+class TestThread:
+    pytestmark = [pytest.mark.timeout(timeout=5.25, func_only=True)]
+
+    def test_of_its_class(self):
+        threading.Event().wait()
+"""
+
 STUBBORN = """
 import faulthandler, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,16 +63,18 @@ RUNS = {
                       [sys.executable, "stubborn.py", "dies of abort"]),
     "needs_kill": ([], ["--timeout", "3", "--grace", "1"],
                    [sys.executable, "stubborn.py", "needs kill"]),
-    "shell": ([], ["--timeout", "6", "--grace", "2", "--stall", "1"],
+    "shell": ([], ["--timeout", "9", "--grace", "2", "--stall", "1"],
               ["sh", "-c", " ".join(PYTEST) + " test_hang.py; echo after"]),
-    "xdist": ([], ["--timeout", "8", "--grace", "1"], [*PYTEST, "-n", "2", "test_hang.py"]),
+    "xdist": ([], ["--timeout", "10", "--grace", "1"], [*PYTEST, "-n", "2", "test_hang.py"]),
     "os_exit": ([], [], [*PYTEST, "--timeout", "4", "--timeout-method", "thread",
                          "test_hang.py"]),
-    "outer": (["timeout", "6"], ["-r", "50"], [*PYTEST, "--timeout", "20", "test_hang.py"]),
+    "outer": (["timeout", "9"], ["-r", "50"], [*PYTEST, "--timeout", "20", "test_hang.py"]),
     "orphan": ([], ["--timeout", "2", "--grace", "0.5"],
                ["sh", "-c", "(setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' &);"
                 " exec sleep 1000"]),
 }
+MARKED_RUN = ([], ["-r", "50"],
+              [*PYTEST, "-n", "2", "--timeout", "600", "test_marked.py"])
 
 
 def core_files_allowed():
@@ -74,6 +93,7 @@ class Run:
         self.work = folder / "work"
         self.work.mkdir(parents=True)
         (self.work / "test_hang.py").write_text(HANG)
+        (self.work / "test_marked.py").write_text(MARKED)
         (self.work / "stubborn.py").write_text(STUBBORN)
         words = [*before, STACKSAMPLE, "run", "-o", str(self.out), *options, "--", *command]
         self.popen = subprocess.Popen(
@@ -124,11 +144,17 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
+    started = {}
+
+    def start(name, what):
+        started[name] = Run(tmp_path_factory.mktemp(name), *what)
+
     with harness.perf_lock():
-        started = {
-            name: Run(tmp_path_factory.mktemp(name), *what) for name, what in RUNS.items()
-        }
         try:
+            for name, what in RUNS.items():
+                start(name, what)
+            started["needs_kill"].end()
+            start("marked", MARKED_RUN)  # three interpreters, when the others are up
             for r in started.values():
                 r.end()
         finally:
@@ -256,6 +282,23 @@ def test_pytest_timeout_that_ends_by_os_exit(runs):
     assert (r.bundle / "manifest.json").exists()
 
 
+def test_markers_are_limits(runs):
+    """Seen in the live run alone: of both workers, and dumps keep to the nearest end."""
+    r = runs["marked"]
+    end = r.summary["exit"]
+    assert (r.status, end["ended_by"]) == (1, "pytest_timeout")
+    limits = {(x["source"], x["s"]) for x in end["limits"] if x["kind"] == "test"}
+    marker = "pytest-timeout, marker"
+    assert limits == {("pytest-timeout, --timeout", 600), (marker, 4), (marker, 5.25)}
+    assert end["limit_s"] in (4, 5.25)
+    dumped = {
+        look["test"]["id"].split("::", 1)[1]
+        for d, look in zip(r.summary["dumps"], r.dumps(), strict=True)
+        if d["why"].endswith("% of the test's limit")
+    }
+    assert dumped == {"test_signal", "TestThread::test_of_its_class"}
+
+
 def test_outer_timeout(runs):
     r = runs["outer"]
     assert r.status == 124, "timeout's own"
@@ -264,7 +307,7 @@ def test_outer_timeout(runs):
     assert (end["timed_out"], end["ended_by"]) == (False, "timeout1")
     assert end["signal"] == 15
     limits = [(x["source"].split(",")[0], x["s"]) for x in end["limits"]]
-    assert ("timeout(1)", 6) in limits and ("pytest-timeout", 20) in limits
+    assert ("timeout(1)", 9) in limits and ("pytest-timeout", 20) in limits
     (warning,) = [x for x in r.text.splitlines() if "will end the run before" in x]
     assert warning.startswith("stacksample: timeout(1), pid ")
     assert "pytest-timeout" in warning

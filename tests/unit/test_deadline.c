@@ -92,21 +92,47 @@ static void takes_points_in_any_order(void **state)
 
 static void dumps_anew_for_each_test(void **state)
 {
-  struct ss_deadline d =
-      make((struct ss_deadline_config){.test_limit_ns = 10 * S}, "50%");
+  struct ss_deadline d = make((struct ss_deadline_config){0}, "50%");
 
   (void)state;
   assert_int_equal(ss_deadline_due(&d, START + 60 * S), SS_ACT_NONE);
   for (uint64_t i = 0; i < 3; i++) {
-    ss_deadline_phase(&d, START + 20 * i * S, true);
-    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 4) * S),
-                     SS_ACT_NONE);
-    ss_deadline_phase(&d, START + (20 * i + 1) * S, false);
-    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 5) * S),
-                     SS_ACT_DUMP);
-    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 9) * S),
-                     SS_ACT_NONE);
+    const struct ss_deadline_test test = {i + 1, START + 20 * i * S, 10 * S};
+    ss_deadline_phase(&d, test.start_ns, &test);
+    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 4) * S), SS_ACT_NONE);
+    ss_deadline_phase(&d, START + (20 * i + 1) * S, &test);
+    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 5) * S), SS_ACT_DUMP);
+    assert_int_equal(ss_deadline_due(&d, START + (20 * i + 9) * S), SS_ACT_NONE);
   }
+}
+
+/* A marker is seen while its test runs; outside of tests no clock runs. */
+static void learns_the_limit_of_a_test(void **state)
+{
+  struct ss_deadline d = make((struct ss_deadline_config){0}, "50%,90%");
+
+  (void)state;
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){1, START, 100 * S});
+  assert_int_equal(ss_deadline_wake_ns(&d), START + 50 * S);
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){1, START, 10 * S});
+  assert_int_equal(ss_deadline_wake_ns(&d), START + 5 * S);
+  assert_int_equal(ss_deadline_due(&d, START + 5 * S), SS_ACT_DUMP);
+  ss_deadline_phase(&d, START + 6 * S, &(struct ss_deadline_test){0});
+  assert_int_equal(ss_deadline_due(&d, START + 60 * S), SS_ACT_NONE);
+  assert_true(ss_deadline_wake_ns(&d) == UINT64_MAX);
+}
+
+/* Of two workers, begun at one time. */
+static void tells_tests_apart(void **state)
+{
+  struct ss_deadline d = make((struct ss_deadline_config){0}, "50%");
+
+  (void)state;
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){1, START, 10 * S});
+  assert_int_equal(ss_deadline_due(&d, START + 5 * S), SS_ACT_DUMP);
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){2, START, 12 * S});
+  assert_int_equal(ss_deadline_due(&d, START + 5 * S), SS_ACT_NONE);
+  assert_int_equal(ss_deadline_due(&d, START + 6 * S), SS_ACT_DUMP);
 }
 
 static void stalls_double_and_end(void **state)
@@ -115,7 +141,7 @@ static void stalls_double_and_end(void **state)
   static const uint64_t due[] = {10, 20, 40, 80};
 
   (void)state;
-  ss_deadline_phase(&d, START, true);
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){1, START, 0});
   for (size_t i = 0; i < 4; i++) {
     assert_int_equal(ss_deadline_due(&d, START + due[i] * S - 1), SS_ACT_NONE);
     assert_int_equal(ss_deadline_due(&d, START + due[i] * S), SS_ACT_DUMP);
@@ -129,7 +155,7 @@ static void makes_up_for_missed_stalls_once(void **state)
   struct ss_deadline d = make((struct ss_deadline_config){.stall_ns = 10 * S}, "50%");
 
   (void)state;
-  ss_deadline_phase(&d, START, true);
+  ss_deadline_phase(&d, START, &(struct ss_deadline_test){1, START, 0});
   assert_int_equal(ss_deadline_due(&d, START + 50 * S), SS_ACT_DUMP);
   assert_int_equal(ss_deadline_due(&d, START + 50 * S), SS_ACT_NONE);
   assert_int_equal(ss_deadline_wake_ns(&d), START + 80 * S);
@@ -159,6 +185,8 @@ int main(void)
       cmocka_unit_test(makes_up_for_missed_points_once),
       cmocka_unit_test(takes_points_in_any_order),
       cmocka_unit_test(dumps_anew_for_each_test),
+      cmocka_unit_test(learns_the_limit_of_a_test),
+      cmocka_unit_test(tells_tests_apart),
       cmocka_unit_test(stalls_double_and_end),
       cmocka_unit_test(makes_up_for_missed_stalls_once),
       cmocka_unit_test(ends_in_three_steps),

@@ -190,17 +190,55 @@ static void put_log(const char *text)
   close(fd);
 }
 
+/* The limits of a run whose config and whose markers limit tests. */
+static const struct ss_time_limits test_limits = {
+    .count = 3,
+    .items = {
+        {.source = "pytest-timeout, --timeout", .kind = SS_LIMIT_TEST, .s = 900},
+        {.source = "pytest-timeout, marker", .kind = SS_LIMIT_TEST, .s = 30},
+        {.source = "pytest-timeout, marker", .kind = SS_LIMIT_TEST, .s = 2.25},
+    }};
+
+static void check_test_limit(const char *log, uint64_t running_ns, const char *want)
+{
+  struct ss_facts_config config = {.command = WORDS("pytest"), .log = "log"};
+  struct ss_exit exit = {.code = 1, .start_ns = 1, .end_ns = 900000000001ull};
+  struct ss_ending ending = {
+      .exit = &exit, .status = 1, .limits = &test_limits, .test_limit_ns = running_ns};
+  struct ss_profile *p = NULL;
+
+  setup(NULL);
+  put_log(log);
+  assert_int_equal(ss_facts_end(bundle, &config, &ending, store, NULL), SS_ERR_OK);
+  p = reopen();
+  assert_string_equal(meta(p, SS_META_ENDED_BY), "pytest_timeout");
+  assert_string_equal(meta(p, SS_META_LIMIT_S), want);
+  assert_non_null(strstr(meta(p, SS_META_LIMITS), "pytest-timeout, marker"));
+  ss_profile_close(p);
+  teardown(NULL);
+}
+
+/* What pytest-timeout says of itself, else the limit of the test that ran last. */
+static void test_which_test_limit(void **state)
+{
+  static const char banner[] = "+++++++++++++++ Timeout +++++++++++++++\n";
+
+  (void)state;
+  check_test_limit("E   Failed: Timeout >30.0s\n", 900000000000, "30.000");
+  check_test_limit("E   Failed: Timeout (>2.2s) from pytest-timeout.\n", 0, "2.250");
+  check_test_limit("E   Failed: Timeout >7.0s\n", 0, "900.000");
+  check_test_limit(banner, 30000000000, "30.000");
+  check_test_limit(banner, 0, "900.000");
+}
+
 static void test_end(void **state)
 {
   struct ss_facts_config config = {.command = WORDS("pytest"), .log = "log"};
   struct ss_exit exit = {.code = 1, .start_ns = 1, .end_ns = 900000000001ull};
-  struct ss_ending ending = {.exit = &exit, .status = 1};
+  struct ss_ending ending = {.exit = &exit, .status = 1, .limits = &test_limits};
   struct ss_buf text = {0};
   (void)state;
   put_log("E   Failed: Timeout >900.0s\n=== 1 failed in 900.10s (0:15:00) ===\n");
-  bundle->limits.count = 1;
-  bundle->limits.items[0] =
-      (struct ss_time_limit){.source = "pytest-timeout", .kind = SS_LIMIT_TEST, .s = 900};
   exit.ru.ru_utime.tv_sec = 2;
   assert_int_equal(ss_facts_end(bundle, &config, &ending, store, NULL), SS_ERR_OK);
   read_back("exit_code.txt", &text);
@@ -223,13 +261,14 @@ static void check_ended(int code, int signal, int seen, double s, double elapsed
                          .signal = signal,
                          .start_ns = 1,
                          .end_ns = 1 + (uint64_t)(elapsed * 1e9)};
-  struct ss_ending ending = {.exit = &exit, .status = code, .signal_seen = seen};
+  const struct ss_time_limits limits = {
+      .count = 1,
+      .items = {{.source = "timeout(1), pid 7", .kind = SS_LIMIT_RUN, .s = s}}};
+  struct ss_ending ending = {
+      .exit = &exit, .status = code, .signal_seen = seen, .limits = &limits};
   struct ss_profile *p = NULL;
 
   setup(NULL);
-  bundle->limits.count = 1;
-  bundle->limits.items[0] =
-      (struct ss_time_limit){.source = "timeout(1), pid 7", .kind = SS_LIMIT_RUN, .s = s};
   assert_int_equal(ss_facts_end(bundle, &config, &ending, store, NULL), SS_ERR_OK);
   p = reopen();
   assert_string_equal(meta(p, SS_META_ENDED_BY), want);
@@ -283,7 +322,7 @@ static void test_log(void **state)
 {
   (void)state;
   put_log(pytest_log);
-  assert_false(ss_log_facts(ss_bundle_dir(bundle), "log", store));
+  assert_false(ss_log_facts(ss_bundle_dir(bundle), "log", store).fired);
   struct ss_profile *p = reopen();
   assert_string_equal(
       meta(p, SS_META_LOG_OUTCOMES),
@@ -320,12 +359,12 @@ static void test_log_timeouts(void **state)
   (void)state;
   for (size_t i = 0; i < sizeof fired / sizeof fired[0]; i++) {
     put_log(fired[i]);
-    assert_true(ss_log_facts(ss_bundle_dir(bundle), "log", store));
+    assert_true(ss_log_facts(ss_bundle_dir(bundle), "log", store).fired);
     unlinkat(ss_bundle_dir(bundle)->fd, "log", 0);
   }
   for (size_t i = 0; i < sizeof quiet / sizeof quiet[0]; i++) {
     put_log(quiet[i]);
-    assert_false(ss_log_facts(ss_bundle_dir(bundle), "log", store));
+    assert_false(ss_log_facts(ss_bundle_dir(bundle), "log", store).fired);
     unlinkat(ss_bundle_dir(bundle)->fd, "log", 0);
   }
 }
@@ -382,6 +421,7 @@ int main(void)
       cmocka_unit_test(test_time_of_a_signal),
       cmocka_unit_test_setup_teardown(test_start, setup, teardown),
       cmocka_unit_test_setup_teardown(test_end, setup, teardown),
+      cmocka_unit_test(test_which_test_limit),
       cmocka_unit_test(test_ended_by),
       cmocka_unit_test_setup_teardown(test_log, setup, teardown),
       cmocka_unit_test_setup_teardown(test_log_timeouts, setup, teardown),
