@@ -10,6 +10,8 @@
 enum {
   DIGIT_BITS = 30, /* of an int */
   DIGITS_MAX = 2,
+  SIGN = 3, /* of lv_tag (3.12 on); before, ob_size is negative with its int */
+  NEGATIVE = 2,
   TYPE_NAME = 32,
 };
 
@@ -80,7 +82,8 @@ bool ss_py_int(const struct ss_py *py, const struct ss_mem *mem, uint64_t object
   uint64_t size;
   const uint64_t at = object + ss_py_members(py);
   *value = 0;
-  if (!ss_mem_u64(mem, at, &size) || size >> py->layout.int_shift > DIGITS_MAX)
+  if (!ss_mem_u64(mem, at, &size) || size >> py->layout.int_shift > DIGITS_MAX ||
+      (py->layout.int_shift > 0 && (size & SIGN) == NEGATIVE))
     return false;
   for (unsigned i = 0; i < size >> py->layout.int_shift; i++) {
     uint32_t digit;

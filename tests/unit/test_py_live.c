@@ -365,12 +365,84 @@ static void test_threads(void **state)
   each_python(threads);
 }
 
+/* ---- objects -------------------------------------------------------------- */
+
+static uint64_t value_of(struct victim *v, uint64_t object, const char *name)
+{
+  uint64_t value = 0;
+  if (!ss_py_attribute(v->py, object, name, &value))
+    fail_msg("%s: no attribute %s", ss_py_version(v->py), name);
+  return value;
+}
+
+static void assert_number(struct victim *v, uint64_t object, double expected)
+{
+  double value = -1;
+  assert_true(ss_py_number(v->py, object, &value));
+  assert_true(value == expected);
+}
+
+static void check_item(struct victim *v, uint64_t item)
+{
+  const uint64_t parent = value_of(v, item, "parent"); /* a slot of its base */
+  const uint64_t list = value_of(v, item, "items"), pair = value_of(v, item, "pair");
+  uint64_t got = 0;
+  double number;
+  assert_true(ss_py_is_str(v->py, value_of(v, parent, "name"), "the parent"));
+  assert_true(ss_py_is_str(v->py, value_of(v, item, "text"), "timeout"));
+  assert_false(ss_py_is_str(v->py, value_of(v, item, "text"), "timeou"));
+  assert_number(v, value_of(v, item, "small"), 7);
+  assert_number(v, value_of(v, item, "large"), 1e15 + 3);
+  assert_number(v, value_of(v, item, "zero"), 0);
+  assert_number(v, value_of(v, item, "share"), 2.5);
+  assert_number(v, value_of(v, parent, "a99"), 99);
+  assert_false(ss_py_number(v->py, value_of(v, item, "negative"), &number));
+  assert_false(ss_py_number(v->py, list, &number));
+  assert_true(ss_py_element(v->py, list, 1, &got) && got == parent);
+  assert_false(ss_py_element(v->py, list, 2, &got));
+  assert_true(ss_py_element(v->py, pair, 0, &got) && ss_py_is_str(v->py, got, "a"));
+  assert_false(ss_py_element(v->py, item, 0, &got));
+  assert_true(ss_py_item(v->py, value_of(v, item, "by_name"), "timeout", &got));
+  assert_number(v, got, 12);
+  assert_false(ss_py_item(v->py, value_of(v, item, "by_name"), "time", &got));
+  static const char *const missing[] = {"gone", "unset", "none", ""};
+  for (size_t i = 0; i < sizeof missing / sizeof missing[0]; i++)
+    assert_false(ss_py_attribute(v->py, item, missing[i], &got));
+  assert_false(ss_py_attribute(v->py, 0, "text", &got));
+  assert_false(ss_py_attribute(v->py, item + 4, "text", &got));
+}
+
+static void objects(const char *python)
+{
+  const char *file = strchr(python, '!') ? "<stdin>" : "/py_objects.py";
+  struct victim v;
+  char line[16];
+  uint64_t item = 0;
+  assert_true(start(&v, python, "tests/targets/py_objects.py", NULL));
+  assert_non_null(fgets(line, sizeof line, v.out));
+  wait_until_asleep(v.pid);
+  open_python(&v);
+  const bool readable = v.py->layout.attrs != SS_PY_ATTRS_UNREAD;
+  assert_int_equal(ss_py_argument(v.py, v.pid, "hold", file, &item), readable);
+  if (readable)
+    check_item(&v, item);
+  assert_false(ss_py_argument(v.py, v.pid, "hold", "/other.py", &item));
+  assert_false(ss_py_argument(v.py, v.pid, "held", file, &item));
+  end(&v);
+}
+static void test_objects(void **state)
+{
+  (void)state;
+  each_python(objects);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_asleep),
       cmocka_unit_test(test_running),
       cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_objects),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
