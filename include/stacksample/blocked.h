@@ -16,6 +16,9 @@
 #include "stacksample/arch.h"
 #include "stacksample/buf.h"
 #include "stacksample/error.h"
+#include "stacksample/proc.h"
+
+#define SS_POLLED_MAX 8 /* more are not worth being told one by one */
 
 struct ss_blocked {
   bool running; /* on a CPU or about to be: nothing below is known */
@@ -28,8 +31,18 @@ bool ss_blocked_parse(struct ss_blocked *out, const char *text, size_t len);
 /* false: gone or refused. */
 bool ss_blocked_read(struct ss_blocked *out, pid_t pid, pid_t tid);
 /* What the call waits for, as text: "0x7f3a..., WAIT", "3 pipe:[123]",
- * "pid 4122". Nothing is appended where there is nothing to say. */
-void ss_blocked_object(const struct ss_blocked *b, pid_t pid, struct ss_buf *out);
+ * "pid 4122". Nothing is appended where there is nothing to say. `mem` may be NULL. */
+void ss_blocked_object(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
+                       struct ss_buf *out);
+
+/* Of a call of kind SS_WAIT_POLL: is it poll, or ppoll, rather than select? */
+bool ss_blocked_is_poll(const struct ss_blocked *b);
+/* How many descriptors poll was asked about, or below which number select was. */
+uint64_t ss_blocked_polls(const struct ss_blocked *b);
+/* The descriptors that poll was asked about, read from its memory; 0 where they are
+ * not known, or more than SS_POLLED_MAX. */
+size_t ss_blocked_polled(const struct ss_blocked *b, const struct ss_mem *mem,
+                         int fds[SS_POLLED_MAX]);
 
 /* ---- one short stop ---------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "stacksample/sys.h"
@@ -60,11 +61,21 @@ static const struct rule functions[] = {
     {"select", SS_STATE_WAIT, "select"},
 };
 
+/* What GCC puts behind the name of a function's changed copy. */
+static bool is_copy_mark(const char *s)
+{
+  return ss_starts_with(s, ".constprop.") || ss_starts_with(s, ".isra.") ||
+         ss_starts_with(s, ".part.") || ss_starts_with(s, ".lto_priv.");
+}
+
 static const struct rule *find_exact(const struct rule *rules, size_t n, const char *word)
 {
-  for (size_t i = 0; i < n; i++)
-    if (strcmp(rules[i].word, word) == 0)
+  for (size_t i = 0; i < n; i++) {
+    size_t len = strlen(rules[i].word);
+    if (strncmp(rules[i].word, word, len) == 0 &&
+        (word[len] == '\0' || is_copy_mark(word + len)))
       return &rules[i];
+  }
   return NULL;
 }
 #define FIND(rules, word) find_exact((rules), sizeof(rules) / sizeof((rules)[0]), (word))
@@ -113,7 +124,7 @@ bool ss_waiting_wants(const char *library)
 
 /* By where /proc/PID/fd/N leads (proc(5)). */
 static const struct rule descriptors[] = {
-    {"socket:", SS_STATE_IO, "network"},
+    {"socket:", SS_STATE_IO, "network"}, /* but see `families` */
     {"pipe:", SS_STATE_IO, "pipe"},
     {"anon_inode:[eventpoll]", SS_STATE_WAIT, "epoll"},
     {"anon_inode:[pidfd]", SS_STATE_CHILD, NULL},
@@ -126,20 +137,47 @@ static const struct rule descriptors[] = {
     {"/", SS_STATE_IO, "disk"},
 };
 
-static const struct rule *find_descriptor(pid_t pid, uint64_t number)
+/* By the protocol's name (sk->sk_prot->name, net/socket.c), which is what the extended
+ * attribute of a socket says. */
+static const struct rule families[] = {
+    {"UNIX", SS_STATE_IO, "local socket"},
+    {"NETLINK", SS_STATE_IO, "netlink"},
+};
+
+static const struct rule *find_prefix(const struct rule *rules, size_t n, const char *s)
 {
+  for (size_t i = 0; i < n; i++)
+    if (ss_starts_with(s, rules[i].word))
+      return &rules[i];
+  return NULL;
+}
+#define FIND_PREFIX(rules, s)                                                            \
+  find_prefix((rules), sizeof(rules) / sizeof((rules)[0]), (s))
+
+static const struct rule *find_family(const char *link)
+{
+  char name[64];
+  ssize_t len = getxattr(link, "system.sockprotoname", name, sizeof(name) - 1);
+
+  name[len > 0 ? len : 0] = '\0';
+  return FIND_PREFIX(families, name);
+}
+
+static const struct rule *find_descriptor(pid_t pid, int number)
+{
+  const struct rule *rule, *family = NULL;
   char link[64], target[64];
   ssize_t len;
 
-  snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, (int)number);
+  snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, number);
   len = readlink(link, target, sizeof(target) - 1);
   if (len <= 0)
     return NULL;
   target[len] = '\0';
-  for (size_t i = 0; i < sizeof(descriptors) / sizeof(descriptors[0]); i++)
-    if (ss_starts_with(target, descriptors[i].word))
-      return &descriptors[i];
-  return NULL;
+  rule = FIND_PREFIX(descriptors, target);
+  if (ss_starts_with(target, "socket:"))
+    family = find_family(link);
+  return family ? family : rule;
 }
 
 /* ---- in the kernel, uninterruptible ---------------------------------------------- */
@@ -195,23 +233,31 @@ static void say_descriptor(struct ss_waiting *out, pid_t pid, const struct ss_bl
     say(out, SS_STATE_LOCK, "file");
     return;
   }
-  rule = find_descriptor(pid, b->args[0]);
+  rule = find_descriptor(pid, (int)b->args[0]);
   if (rule)
     say(out, rule->state, rule->detail);
   else
     say(out, SS_STATE_IO, NULL);
 }
 
-/* poll, select and their kin; without a descriptor they are a sleep. */
-static void say_poll(struct ss_waiting *out, const struct ss_blocked *b)
+/* poll, select and their kin: for what all of their descriptors are, where these are
+ * known and alike; without a descriptor they are a sleep. */
+static void say_poll(struct ss_waiting *out, pid_t pid, const struct ss_blocked *b,
+                     const struct ss_mem *mem)
 {
-  const char *name = ss_arch_syscall(b->nr).name;
-  bool counted_second = strcmp(name, "poll") == 0 || strcmp(name, "ppoll") == 0;
+  int fds[SS_POLLED_MAX];
+  size_t n = ss_blocked_polled(b, mem, fds);
+  const struct rule *rule = n > 0 ? find_descriptor(pid, fds[0]) : NULL;
 
-  if (b->args[counted_second ? 1 : 0] == 0)
+  for (size_t i = 1; i < n && rule; i++)
+    if (find_descriptor(pid, fds[i]) != rule)
+      rule = NULL;
+  if (ss_blocked_polls(b) == 0)
     say(out, SS_STATE_SLEEP, NULL);
+  else if (rule)
+    say(out, rule->state, rule->detail);
   else
-    say(out, SS_STATE_WAIT, name);
+    say(out, SS_STATE_WAIT, ss_blocked_is_poll(b) ? "poll" : "select");
 }
 
 /* clone(2) blocks only for a child that was given our memory until it execs. */
@@ -255,7 +301,7 @@ void ss_waiting_of(const struct ss_waiting_seen *seen, pid_t pid, pid_t tid,
   } else if (call.kind == SS_WAIT_FD) {
     say_descriptor(out, pid, b);
   } else if (call.kind == SS_WAIT_POLL) {
-    say_poll(out, b);
+    say_poll(out, pid, b, mem);
   } else if (seen->task_state == 'D') {
     say_uninterruptible(out, pid, tid);
   } else if (call.kind == SS_WAIT_OTHER) { /* restart_syscall: the function says */

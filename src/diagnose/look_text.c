@@ -163,36 +163,60 @@ static void add_call(struct ss_buf *out, const struct ss_look_thread *t)
 }
 
 /* Threads that are printed once, by what they have in common. */
+enum { NAMES_SHOWN = 4 };
 struct alike {
   size_t count;
   pid_t last;
-  size_t prefix; /* bytes with which all their names begin */
-  bool named;    /* alike, too */
+  const char *names[NAMES_SHOWN]; /* different ones, in order */
+  size_t n_names;                 /* one more than NAMES_SHOWN: and others */
+  size_t prefix;                  /* bytes with which all their names begin */
+  bool same_call;
 };
+
+static bool same_call(const struct ss_look_thread *a, const struct ss_look_thread *b)
+{
+  return strcmp(a->syscall ? a->syscall : "", b->syscall ? b->syscall : "") == 0 &&
+         strcmp(a->object ? a->object : "", b->object ? b->object : "") == 0;
+}
 
 static void add_alike(struct alike *a, const struct ss_look_thread *first,
                       const struct ss_look_thread *t)
 {
-  size_t n = 0;
+  size_t n = 0, known = 0;
 
   while (n < a->prefix && first->name[n] == t->name[n])
     n++;
-  a->named = a->named && strcmp(first->name, t->name) == 0;
+  while (known < a->n_names && known < NAMES_SHOWN &&
+         strcmp(a->names[known], t->name) != 0)
+    known++;
+  if (known == a->n_names && known < NAMES_SHOWN)
+    a->names[known] = t->name;
+  if (known == a->n_names)
+    a->n_names++;
+  a->same_call = a->same_call && same_call(first, t);
   a->prefix = n;
   a->last = t->tid;
   a->count++;
 }
 
-/* "loader", "OpenMP worker x 95", "member-* x 200" */
+/* "loader", "OpenMP worker x 95", "loader, saver x 2", "member-* x 200" */
 static void add_name(struct ss_buf *out, const struct ss_look_thread *t,
                      const struct alike *a)
 {
-  if (a->count > 1 && strcmp(t->role, "openmp") == 0)
+  bool many = a->n_names > NAMES_SHOWN;
+
+  if (a->count > 1 && strcmp(t->role, "openmp") == 0) {
     ss_buf_adds(out, "OpenMP worker");
-  else
+  } else if (many && a->prefix > 0) {
     ss_escape_terminal(out, t->name, a->prefix);
-  if (!a->named && strcmp(t->role, "openmp") != 0)
     ss_buf_addc(out, '*');
+  } else {
+    for (size_t i = 0; i < a->n_names && i < NAMES_SHOWN; i++) {
+      ss_buf_adds(out, i > 0 ? ", " : "");
+      add_text(out, a->names[i]);
+    }
+    ss_buf_adds(out, many ? ", ..." : "");
+  }
   if (a->count > 1)
     ss_buf_addf(out, " x %zu", a->count);
 }
@@ -217,8 +241,9 @@ static void add_heading(struct ss_buf *out, const struct ss_look_thread *t,
   if (a->count == 1) {
     ss_buf_adds(out, "  cpu ");
     add_time(out, t->cpu_ns);
-    add_call(out, t);
   }
+  if (a->same_call)
+    add_call(out, t);
   ss_buf_addc(out, '\n');
 }
 
@@ -230,8 +255,12 @@ static void add_threads(struct ss_buf *out, const struct ss_look *look, pid_t pi
 
   for (size_t i = 0; printed && i < look->n_threads; i++) {
     const struct ss_look_thread *t = &look->threads[i];
-    struct alike a = {
-        .count = 1, .last = t->tid, .prefix = strlen(t->name), .named = true};
+    struct alike a = {.count = 1,
+                      .last = t->tid,
+                      .names = {t->name},
+                      .n_names = 1,
+                      .prefix = strlen(t->name),
+                      .same_call = true};
     if (t->pid != pid || printed[i])
       continue;
     for (size_t j = i + 1; j < look->n_threads && t->tid != t->pid; j++)

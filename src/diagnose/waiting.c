@@ -19,14 +19,15 @@ static size_t innermost_names(const struct ss_look_thread *t, const char **names
   return n;
 }
 
-static void say_call(struct ss_look_thread *t, const struct ss_blocked *b)
+static void say_call(struct ss_look_thread *t, const struct ss_blocked *b,
+                     const struct ss_mem *mem)
 {
   struct ss_syscall_info call = ss_arch_syscall(b->nr);
   struct ss_buf object = {0};
 
   t->syscall = call.name;
   t->futex = call.kind == SS_WAIT_FUTEX ? b->args[0] : 0;
-  ss_blocked_object(b, t->pid, &object);
+  ss_blocked_object(b, t->pid, mem, &object);
   if (object.len > 0)
     t->object = strdup(ss_buf_str(&object));
   ss_buf_release(&object);
@@ -55,5 +56,5 @@ void ss_look_waiting(struct ss_look_thread *t, const struct ss_blocked *b,
   }
   t->for_ns = ss_look_since(lags, t->pid, t->tid, st);
   if (waiting.state != SS_STATE_STOPPED && b->nr >= 0)
-    say_call(t, b);
+    say_call(t, b, mem);
 }

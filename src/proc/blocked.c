@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/futex.h>
+#include <poll.h>
 
 #include "stacksample/blocked.h"
 #include "stacksample/escape.h"
@@ -87,18 +88,63 @@ static void say_futex(const struct ss_blocked *b, struct ss_buf *out)
     ss_buf_addf(out, ", %s", ops[op]);
 }
 
-static void say_fd(const struct ss_blocked *b, pid_t pid, struct ss_buf *out)
+static void say_fd(int fd, pid_t pid, struct ss_buf *out)
 {
   char link[64], target[256];
   ssize_t len;
 
-  snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, (int)b->args[0]);
+  snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, fd);
   len = readlink(link, target, sizeof(target));
-  ss_buf_addf(out, "%d", (int)b->args[0]);
+  ss_buf_addf(out, "%d", fd);
   if (len > 0) {
     ss_buf_addc(out, ' ');
     ss_escape_terminal(out, target, (size_t)len);
   }
+}
+
+bool ss_blocked_is_poll(const struct ss_blocked *b)
+{
+  const char *name = ss_arch_syscall(b->nr).name;
+
+  return strcmp(name, "poll") == 0 || strcmp(name, "ppoll") == 0;
+}
+
+uint64_t ss_blocked_polls(const struct ss_blocked *b)
+{
+  return b->args[ss_blocked_is_poll(b) ? 1 : 0];
+}
+
+size_t ss_blocked_polled(const struct ss_blocked *b, const struct ss_mem *mem,
+                         int fds[SS_POLLED_MAX])
+{
+  struct pollfd polled[SS_POLLED_MAX];
+  uint64_t count = ss_blocked_polls(b);
+  size_t len = (size_t)count * sizeof(polled[0]), n = 0;
+
+  if (mem == NULL || !ss_blocked_is_poll(b) || count > SS_POLLED_MAX ||
+      ss_mem_read(mem, b->args[0], polled, len) != len)
+    return 0;
+  for (uint64_t i = 0; i < count; i++)
+    if (polled[i].fd >= 0) /* others are ignored by the kernel, too */
+      fds[n++] = polled[i].fd;
+  return n;
+}
+
+static void say_polled(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
+                       struct ss_buf *out)
+{
+  int fds[SS_POLLED_MAX];
+  size_t n = ss_blocked_polled(b, mem, fds);
+  uint64_t count = ss_blocked_polls(b);
+
+  for (size_t i = 0; i < n; i++) {
+    ss_buf_adds(out, i > 0 ? ", " : "");
+    say_fd(fds[i], pid, out);
+  }
+  if (n == 0 && ss_blocked_is_poll(b))
+    ss_buf_addf(out, "%" PRIu64 " descriptor%s", count, count == 1 ? "" : "s");
+  else if (n == 0)
+    ss_buf_addf(out, "descriptors below %" PRIu64, count);
 }
 
 static void say_child(const struct ss_blocked *b, struct ss_buf *out)
@@ -111,7 +157,8 @@ static void say_child(const struct ss_blocked *b, struct ss_buf *out)
     ss_buf_adds(out, "any child");
 }
 
-void ss_blocked_object(const struct ss_blocked *b, pid_t pid, struct ss_buf *out)
+void ss_blocked_object(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
+                       struct ss_buf *out)
 {
   if (b->running || b->nr < 0)
     return;
@@ -120,10 +167,10 @@ void ss_blocked_object(const struct ss_blocked *b, pid_t pid, struct ss_buf *out
     say_futex(b, out);
     break;
   case SS_WAIT_FD:
-    say_fd(b, pid, out);
+    say_fd((int)b->args[0], pid, out);
     break;
   case SS_WAIT_POLL:
-    ss_buf_addf(out, "%d descriptors", (int)b->args[1]);
+    say_polled(b, pid, mem, out);
     break;
   case SS_WAIT_CHILD:
     say_child(b, out);

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,8 +59,16 @@ static void says_the_object(void **state)
 
   (void)state;
   assert_true(ss_blocked_parse(&b, futex_line, strlen(futex_line)));
-  ss_blocked_object(&b, getpid(), &out);
+  ss_blocked_object(&b, getpid(), NULL, &out);
   assert_string_equal(ss_buf_str(&out), "0x7f3a01c0, WAIT");
+  ss_buf_clear(&out);
+  b = (struct ss_blocked){.nr = SYS_ppoll, .args = {4096, 1}};
+  ss_blocked_object(&b, getpid(), NULL, &out);
+  assert_string_equal(ss_buf_str(&out), "1 descriptor");
+  ss_buf_clear(&out);
+  b = (struct ss_blocked){.nr = SYS_pselect6, .args = {7, 4096}};
+  ss_blocked_object(&b, getpid(), NULL, &out);
+  assert_string_equal(ss_buf_str(&out), "descriptors below 7");
   ss_buf_release(&out);
 }
 

@@ -135,6 +135,43 @@ static void test_hostile_names(void **state)
   ss_buf_release(&json);
 }
 
+/* Equal stacks are printed once, under the names of all. */
+static void test_names_of_alike(void **state)
+{
+  static const struct {
+    const char *names[6];
+    const char *wanted;
+  } cases[] = {
+      {{"loader", "saver", "loader"}, "thread 2..4 loader, saver x 3  lock  c()"},
+      {{"m-1", "m-2", "m-3", "m-4", "m-5"}, "thread 2..6 m-* x 5  lock  c()"},
+      {{"a", "b", "c", "d", "e", "a"}, "2..7 a, b, c, d, ... x 6  lock  c()"},
+      {{"one"}, "thread 2 one  lock  cpu 0.0 s  c()"}};
+  struct ss_look_frame frame = {.name = (char *)(uintptr_t) "f"};
+  struct ss_look_process process = {.pid = 1, .busy = -1};
+  struct ss_look_print print = {.looks = 1};
+  (void)state;
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    struct ss_look_thread threads[6];
+    struct ss_look look = {.processes = &process, .n_processes = 1, .threads = threads};
+    struct ss_buf text = {0};
+    for (size_t n = 0; n < 6 && cases[i].names[n]; n++) {
+      threads[look.n_threads++] = (struct ss_look_thread){.pid = 1,
+                                                          .tid = 2 + (pid_t)n,
+                                                          .role = "python",
+                                                          .state = SS_STATE_LOCK,
+                                                          .syscall = "c",
+                                                          .for_ns = SS_LOOK_UNKNOWN,
+                                                          .frames = &frame,
+                                                          .n_frames = 1};
+      snprintf(threads[n].name, sizeof(threads[n].name), "%s", cases[i].names[n]);
+    }
+    ss_look_text(&look, &print, &text);
+    if (!strstr(ss_buf_str(&text), cases[i].wanted))
+      fail_msg("no \"%s\" in\n%s", cases[i].wanted, ss_buf_str(&text));
+    ss_buf_release(&text);
+  }
+}
+
 static void test_ended(void **state)
 {
   (void)state;
@@ -157,6 +194,7 @@ int main(void)
       cmocka_unit_test_setup_teardown(test_waiting_thread, start, end),
       cmocka_unit_test_setup_teardown(test_text_and_json, start, end),
       cmocka_unit_test(test_hostile_names),
+      cmocka_unit_test(test_names_of_alike),
       cmocka_unit_test(test_ended),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

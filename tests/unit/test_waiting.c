@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,6 +14,8 @@
 
 #include "stacksample/waiting.h"
 
+static const struct ss_mem *own_memory;
+
 static struct ss_waiting look(long nr, uint64_t arg0, uint64_t arg1, char task_state,
                               const char *const *names, size_t n)
 {
@@ -21,7 +24,7 @@ static struct ss_waiting look(long nr, uint64_t arg0, uint64_t arg1, char task_s
       .task_state = task_state};
   struct ss_waiting out;
 
-  ss_waiting_of(&seen, getpid(), getpid(), names, n, NULL, NULL, &out);
+  ss_waiting_of(&seen, getpid(), getpid(), names, n, NULL, own_memory, &out);
   assert_int_equal(out.gil_holder, -1);
   if (out.state != SS_STATE_UNKNOWN)
     assert_int_equal(ss_state_of_reason(out.reason), out.state);
@@ -50,6 +53,25 @@ static void calls(void **state)
   is(SYS_futex, 0, 0, "[wait: futex]");
 }
 
+/* poll is told by its descriptors, where these are alike. */
+static void polled(int one, int alike, int other)
+{
+  struct pollfd fds[SS_POLLED_MAX + 1] = {{.fd = one}, {.fd = -1}, {.fd = alike}};
+  uint64_t at = (uint64_t)(uintptr_t)fds;
+  struct ss_mem_live live = {0};
+
+  ss_mem_live_init(&live, getpid());
+  own_memory = &live.mem;
+  is(SYS_poll, at, 1, "[io: pipe]");
+  is(SYS_ppoll, at, 3, "[io: pipe]");
+  is(SYS_poll, at, SS_POLLED_MAX + 1, "[wait: poll]");
+  is(SYS_poll, 4096, 1, "[wait: poll]"); /* cannot be read */
+  is(SYS_select, 3, at, "[wait: select]");
+  fds[1].fd = other;
+  is(SYS_poll, at, 3, "[wait: poll]");
+  own_memory = NULL;
+}
+
 static void descriptors(void **state)
 {
   int pipes[2], sockets[2], fd;
@@ -57,7 +79,11 @@ static void descriptors(void **state)
   assert_int_equal(pipe(pipes), 0);
   is(SYS_read, (uint64_t)pipes[0], 0, "[io: pipe]");
   assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
-  is(SYS_recvfrom, (uint64_t)sockets[0], 0, "[io: network]");
+  is(SYS_recvfrom, (uint64_t)sockets[0], 0, "[io: local socket]");
+  fd = socket(AF_INET, SOCK_STREAM, 0);
+  is(SYS_accept4, (uint64_t)fd, 0, "[io: network]");
+  close(fd);
+  polled(pipes[0], pipes[1], sockets[0]);
   fd = open("/dev/null", O_RDONLY);
   is(SYS_read, (uint64_t)fd, 0, "[io: device]");
   close(fd);
@@ -91,13 +117,16 @@ static void functions(void **state)
   const char *mutex[] = {"__lll_lock_wait", "pthread_mutex_lock", "work"};
   const char *condition[] = {"pthread_cond_wait", "work"};
   const char *openmp[] = {"libgomp.so.1", "libgomp.so.1", "work"};
-  const char *other[] = {"syscall", "my_wait"};
+  const char *copy[] = {"__futex_abstimed_wait_common",
+                        "__new_sem_wait_slow64.constprop.0", "_multiprocessing.so"};
+  const char *other[] = {"syscall", "my_wait", "sem_waits", "sem_wait.c"};
   (void)state;
   in(python, 3, "[lock: Python lock]");
   in(mutex, 3, "[lock: mutex]");
   in(condition, 2, "[wait: condition]");
   in(openmp, 3, "[wait: OpenMP]");
-  in(other, 2, "[wait: futex]");
+  in(copy, 3, "[lock: semaphore]");
+  in(other, 4, "[wait: futex]");
 }
 
 static void task_states(void **state)
