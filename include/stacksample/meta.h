@@ -94,6 +94,7 @@
 #define SS_META_REJECTED "rejected"     /* records that made no sense */
 #define SS_META_PY_UNREAD "py_unread"   /* CPython's lists and line tables, if any */
 #define SS_META_UNVERIFIED "unverified" /* merges: [{"why","count"}] */
+#define SS_META_TORN "torn" /* merges of frames read at more than one moment */
 #define SS_META_SWITCHES_DROPPED "switches_dropped" /* context switches not recorded */
 #define SS_META_MERGED "merged" /* 1: samples were merged second by second */
 #define SS_META_FIRST_SAMPLE_MS "first_sample_ms" /* from start_ns, decimal */

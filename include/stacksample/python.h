@@ -65,6 +65,8 @@ enum ss_py_doubt {
       SS_PY_DOUBT_COUNT
 };
 const char *ss_py_doubt_text(enum ss_py_doubt doubt);
+/* Was what was read of Python of more than one moment? */
+bool ss_py_doubt_is_torn(enum ss_py_doubt doubt);
 
 struct ss_py_result {
   size_t count;           /* merged frames written */

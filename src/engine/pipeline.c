@@ -365,7 +365,11 @@ static void finish_hidden(struct ss_pipeline *p)
 static void add_doubts(const struct ss_pipeline *p)
 {
   struct ss_buf json = {0};
+  uint64_t torn = 0;
 
+  for (size_t i = 1; i < SS_PY_DOUBT_COUNT; i++)
+    torn += ss_py_doubt_is_torn((enum ss_py_doubt)i) ? p->doubts[i] : 0;
+  ss_store_meta_u64(p->config.store, SS_META_TORN, torn);
   for (size_t i = 1; i < SS_PY_DOUBT_COUNT; i++)
     if (p->doubts[i] > 0)
       ss_buf_addf(&json, "%s{\"why\":\"%s\",\"count\":%" PRIu64 "}", json.len ? "," : "[",

@@ -243,6 +243,7 @@ static void put_share(cJSON *to, const char *key, uint64_t part, uint64_t whole)
 static cJSON *quality_object(const struct ss_figures *f)
 {
   cJSON *q = cJSON_CreateObject(), *audit = cJSON_CreateObject();
+  const char *realtime = ss_profile_meta(f->p, SS_META_REALTIME_READER);
 
   ss_json_count(q, "samples", f->samples);
   put_number(q, "lost", f->p, SS_META_LOST, 1, 0);
@@ -253,6 +254,10 @@ static cJSON *quality_object(const struct ss_figures *f)
                cJSON_CreateBool(ss_profile_meta_u64(f->p, SS_META_MERGED, 0) != 0));
   put_share(q, "verified_pct", f->verified, f->merges);
   ss_json_item(q, "unverified", ss_json_unverified(f));
+  if (f->merges && ss_profile_meta(f->p, SS_META_TORN))
+    put_share(q, "torn_pct", ss_profile_meta_u64(f->p, SS_META_TORN, 0), f->merges);
+  if (f->merges && realtime)
+    ss_json_item(q, "realtime_reader", cJSON_CreateBool(strcmp(realtime, "yes") == 0));
   put_number(audit, "checked", f->p, SS_META_AUDIT_CHECKED, 1, 0);
   put_number(audit, "differ", f->p, SS_META_AUDIT_DIFFER, 1, 0);
   ss_json_item(q, "audit", audit);

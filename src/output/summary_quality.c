@@ -90,6 +90,24 @@ static void put_kernel_method(struct ss_buf *out, const struct ss_profile *p)
   ss_buf_addc(out, '.');
 }
 
+/* Whether Python could be read before the sampled thread ran on. */
+static void put_reader(struct ss_buf *out, const struct ss_figures *f)
+{
+  const char *realtime = ss_profile_meta(f->p, SS_META_REALTIME_READER);
+
+  if (!f->merges || !realtime)
+    return;
+  ss_buf_addf(out, " Python was read %s real-time priority (SCHED_FIFO)",
+              strcmp(realtime, "yes") == 0 ? "with" : "without");
+  if (ss_profile_meta(f->p, SS_META_TORN)) {
+    ss_buf_adds(out, ", at more than one moment for ");
+    ss_put_significant(out, 100 * (double)ss_profile_meta_u64(f->p, SS_META_TORN, 0) /
+                                (double)f->merges);
+    ss_buf_adds(out, " % of merges");
+  }
+  ss_buf_addc(out, '.');
+}
+
 /* How often the second opinion on a stack was another. */
 static void put_audit(struct ss_buf *out, const struct ss_profile *p)
 {
@@ -120,6 +138,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   ss_put_unverified(&text, f);
   put_known_count(&text, f->p, "line tables of Python unread", SS_META_PY_UNREAD);
   ss_buf_addc(&text, '.');
+  put_reader(&text, f);
   put_kernel_method(&text, f->p);
   put_audit(&text, f->p);
   ss_doc_para(d, &text);

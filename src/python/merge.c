@@ -255,6 +255,12 @@ const char *ss_py_doubt_text(enum ss_py_doubt doubt)
   return texts[doubt];
 }
 
+bool ss_py_doubt_is_torn(enum ss_py_doubt doubt)
+{
+  return doubt == SS_PY_DOUBT_BROKEN || doubt == SS_PY_DOUBT_MOVED ||
+         doubt == SS_PY_DOUBT_TWO || doubt == SS_PY_DOUBT_OVERLAP;
+}
+
 const char *ss_py_version(const struct ss_py *py)
 {
   return py->version;

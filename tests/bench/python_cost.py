@@ -48,6 +48,23 @@ def read_cost(bench, python):
     bench.put("python_verified_pct", verified, note="of the same")
 
 
+WITHOUT_FIFO = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
+
+
+def torn(bench, python):
+    """Merges of frames that were read at more than one moment, of a program whose
+    functions take microseconds, with real-time priority and without."""
+    for under, key in (((), "python_torn_pct"), (WITHOUT_FIFO, "python_torn_no_fifo_pct")):
+        folder, _, _ = bench.run_bundle(
+            [python, HERE.parent / "targets" / "py_flutter.py", "2000000"],
+            "--rate", "1000", "--format", "none", under=under)
+        quality = bench.summary(folder)["quality"]
+        bench.put(key, quality["torn_pct"],
+                  note=f"{quality['samples']} samples; SCHED_FIFO: "
+                       f"{'yes' if quality['realtime_reader'] else 'no'}")
+    bench.put("verified_no_fifo_pct", quality["verified_pct"], note="of the same")
+
+
 def newest():
     """A 3.15 that `scripts/pythons` finds: (command before it, its path); None."""
     pythons = subprocess.run([HERE.parent.parent / "scripts" / "pythons"], check=True,

@@ -16,6 +16,7 @@ FLUTTER = TARGETS / "py_flutter.py"
 sys.path.insert(0, str(TARGETS))
 
 import py_flutter  # noqa: E402
+from profiledb import Profile  # noqa: E402
 
 
 def python_frames(stack):
@@ -42,6 +43,12 @@ def test_no_impossible_stack(out):
         total += int(us) if frames else 0
         wrong += int(us) if impossible(frames) else 0
     assert total > 0
+    # How it was read, as the profile says it.
+    realtime = {"yes": True, "no": False}[Profile(bundle).meta["realtime_reader"]]
+    assert quality["realtime_reader"] is realtime
+    assert quality["torn_pct"] <= 100 - quality["verified_pct"] + 1e-3
+    assert (f"Python was read {'with' if realtime else 'without'} real-time priority"
+            in (bundle / "summary.md").read_text())
     assert quality["verified_pct"] >= 95
     # What could not be verified may be wrong; what was verified may not
     # (the percentage has three decimals).
