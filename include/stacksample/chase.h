@@ -61,17 +61,22 @@ struct ss_chase {
 
 /* Objects by process and address: looked at before (what they point to is known), and
  * until when they need not be read at all. Of an object the word at print_at is kept, in
- * short, so that another one at its address is noticed. One writer, any readers; a
- * reader never waits. Forgets what does not fit. */
+ * short, so that another one at its address is noticed. Nobody ever waits. Forgets what
+ * does not fit. */
 struct ss_seen;
+#define SS_SEEN_NS UINT64_C(100000000) /* the longest that code is vouched for */
 struct ss_seen *ss_seen_new(void);
 void ss_seen_free(struct ss_seen *seen);
+/* `lasting`: what is found to be the same at a sample is vouched for again, for
+ * SS_SEEN_NS: stage 2, which would say so, is some samples behind. */
 void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
-                  uint64_t until_ns);
+                  uint64_t until_ns, bool lasting);
 enum ss_seen_state { SS_SEEN_NEVER, SS_SEEN_BEFORE, SS_SEEN_LATELY };
 enum ss_seen_state ss_seen_look(const struct ss_seen *seen, pid_t pid, uint64_t addr,
                                 uint64_t now_ns);
-bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print);
+/* Is it, with this print, the object that was looked at? */
+bool ss_seen_confirm(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
+                     uint64_t now_ns);
 
 /* What a chase read: regions, whose bytes follow each other without gaps. */
 struct ss_chased {
@@ -83,6 +88,6 @@ struct ss_chased {
 /* `known` has what was read for the sample already. Bounded in steps, system calls
  * and bytes. */
 void ss_chase_run(const struct ss_chase *chase, pid_t pid, const struct ss_mem *known,
-                  const struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out);
+                  struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out);
 
 #endif

@@ -32,9 +32,10 @@ _Static_assert(sizeof(struct ss_chase) == SS_CHASE_WORDS * sizeof(uint64_t),
 
 /* ---- what is known --------------------------------------------------------- */
 
-/* A slot: 24 bits of the object's hash, 16 of its print's, 24 bits of until when,
- * in units of 2^24 ns (which come again after three days). */
+/* A slot: 23 bits of the object's hash, whether it lasts, 16 bits of its print's hash,
+ * 24 bits of until when, in units of 2^24 ns (which come again after three days). */
 enum { SLOTS = 1 << 15, UNTIL_BITS = 24, PRINT_BITS = 16, UNIT_SHIFT = 24 };
+enum { LASTS_AT = UNTIL_BITS + PRINT_BITS, OBJECT_AT = LASTS_AT + 1 };
 struct ss_seen {
   _Atomic uint64_t slots[SLOTS];
 };
@@ -57,7 +58,7 @@ static uint64_t seen_hash(pid_t pid, uint64_t addr)
 
 static uint64_t object_part(uint64_t hash)
 {
-  return hash >> (UNTIL_BITS + PRINT_BITS);
+  return hash >> OBJECT_AT;
 }
 
 static uint64_t until_part(uint64_t ns)
@@ -76,10 +77,10 @@ static uint64_t slot_of(const struct ss_seen *seen, uint64_t hash)
 }
 
 void ss_seen_mark(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
-                  uint64_t until_ns)
+                  uint64_t until_ns, bool lasting)
 {
   const uint64_t hash = seen_hash(pid, addr);
-  const uint64_t slot = object_part(hash) << (UNTIL_BITS + PRINT_BITS) |
+  const uint64_t slot = object_part(hash) << OBJECT_AT | (uint64_t)lasting << LASTS_AT |
                         print_part(print) << UNTIL_BITS | until_part(until_ns);
   atomic_store_explicit(&seen->slots[hash % SLOTS], slot, memory_order_relaxed);
 }
@@ -88,16 +89,27 @@ enum ss_seen_state ss_seen_look(const struct ss_seen *seen, pid_t pid, uint64_t 
                                 uint64_t now_ns)
 {
   const uint64_t hash = seen_hash(pid, addr), slot = slot_of(seen, hash);
-  if (slot >> (UNTIL_BITS + PRINT_BITS) != object_part(hash))
+  if (slot >> OBJECT_AT != object_part(hash))
     return SS_SEEN_NEVER;
   const uint64_t until = slot & ((UINT64_C(1) << UNTIL_BITS) - 1);
   return until > until_part(now_ns) ? SS_SEEN_LATELY : SS_SEEN_BEFORE;
 }
 
-bool ss_seen_same(const struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print)
+bool ss_seen_confirm(struct ss_seen *seen, pid_t pid, uint64_t addr, uint64_t print,
+                     uint64_t now_ns)
 {
-  const uint64_t slot = slot_of(seen, seen_hash(pid, addr));
-  return (slot >> UNTIL_BITS & ((UINT64_C(1) << PRINT_BITS) - 1)) == print_part(print);
+  const uint64_t hash = seen_hash(pid, addr), slot = slot_of(seen, hash);
+  if (slot >> OBJECT_AT != object_part(hash) ||
+      (slot >> UNTIL_BITS & ((UINT64_C(1) << PRINT_BITS) - 1)) != print_part(print))
+    return false;
+  if ((slot >> LASTS_AT & 1) != 0) {
+    uint64_t was = slot; /* else stage 2 knows something newer */
+    atomic_compare_exchange_strong_explicit(&seen->slots[hash % SLOTS], &was,
+                                            slot >> UNTIL_BITS << UNTIL_BITS |
+                                                until_part(now_ns + SS_SEEN_NS),
+                                            memory_order_relaxed, memory_order_relaxed);
+  }
+  return true;
 }
 
 /* ---- reading ---------------------------------------------------------------- */
@@ -266,7 +278,8 @@ static const unsigned char *chased(const struct ss_chased *out, uint64_t addr,
   return NULL;
 }
 
-static void read_heads(struct chase *k, const struct ss_seen *seen, struct objects *o)
+static void read_heads(struct chase *k, struct ss_seen *seen, uint64_t now_ns,
+                       struct objects *o)
 {
   struct iovec far[OBJECTS_MAX];
   uint32_t n = 0, sum = 0;
@@ -275,8 +288,8 @@ static void read_heads(struct chase *k, const struct ss_seen *seen, struct objec
   run_reads(k, far, n);
   for (uint32_t i = 0; i < o->count && o->fresh_count < NEW_MAX; i++) {
     const unsigned char *head = chased(k->out, o->all[i], k->c->head);
-    if (head && (o->never[i] ||
-                 !ss_seen_same(seen, k->pid, o->all[i], word(head, k->c->print_at))))
+    if (head && (o->never[i] || !ss_seen_confirm(seen, k->pid, o->all[i],
+                                                 word(head, k->c->print_at), now_ns)))
       o->fresh[o->fresh_count++] = o->all[i];
   }
 }
@@ -378,7 +391,7 @@ static void run_path(struct chase *k, const struct ss_chase_path *p)
 }
 
 void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *known,
-                  const struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out)
+                  struct ss_seen *seen, uint64_t now_ns, struct ss_chased *out)
 {
   struct chase k = {.c = c, .known = known, .pid = pid, .out = out};
   struct objects objects = {.count = 0};
@@ -387,7 +400,7 @@ void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *know
     return;
   follow(&k, seen, now_ns, &objects);
   run_path(&k, &c->path);
-  read_heads(&k, seen, &objects);
+  read_heads(&k, seen, now_ns, &objects);
   read_pointers(&k, objects.fresh, objects.fresh_count);
   read_rests(&k, objects.fresh, objects.fresh_count);
 }

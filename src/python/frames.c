@@ -211,7 +211,7 @@ static bool walk_owner(struct ss_py *py, struct ss_py_view *view, uint64_t frame
       return false;
     frame = f.previous;
     if (f.owner == py->layout.entry_owner) {
-      ss_py_vouch(py, f.code, 0, py->now_ns + ENTRY_TRUST_NS);
+      ss_py_vouch(py, f.code, 0, py->now_ns + ENTRY_TRUST_NS, false);
       segment_close(py, f.addr, f.previous);
       if (!segment_begin(py))
         return false;

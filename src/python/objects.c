@@ -19,7 +19,6 @@ enum {
   CODE_UNIT = 2,
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
-#define TRUST_LONGEST_NS UINT64_C(100000000)
 #define TRUST_REUSED 16
 
 /* ---- strings ------------------------------------------------------------- */
@@ -236,10 +235,11 @@ static struct ss_py_code_entry *entry_at(struct ss_py *py, uint64_t addr)
   return slot ? (struct ss_py_code_entry *)(uintptr_t)*slot : NULL;
 }
 
-void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns)
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns,
+                 bool lasting)
 {
   if (py->seen)
-    ss_seen_mark(py->seen, py->space->pid, addr, print, until_ns);
+    ss_seen_mark(py->seen, py->space->pid, addr, print, until_ns, lasting);
 }
 
 /* Most code objects live as long as the program, but those of modules and of exec()
@@ -250,10 +250,11 @@ static void trust(struct ss_py *py, uint64_t addr, struct ss_py_code_entry *entr
   uint64_t time = py->now_ns - entry->since_ns;
   if (entry->reused)
     time /= TRUST_REUSED;
-  if (time > TRUST_LONGEST_NS)
-    time = TRUST_LONGEST_NS;
+  if (time > SS_SEEN_NS)
+    time = SS_SEEN_NS;
   entry->trust_ns = py->now_ns + (entry->once ? 0 : time);
-  ss_py_vouch(py, addr, entry->key.print, entry->trust_ns);
+  ss_py_vouch(py, addr, entry->key.print, entry->trust_ns,
+              !entry->once && time == SS_SEEN_NS);
 }
 
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,

@@ -379,8 +379,10 @@ enum ss_err ss_py_detect(struct ss_py *py, struct ss_diag *diag);
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,
                                        uint64_t addr);
 /* Tells stage 1 until when the object at `addr` need not be read at a sample; `print` is
- * what tells it from others at that address (0: no code object). */
-void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns);
+ * what tells it from others at that address (0: no code object). `lasting`: as of
+ * ss_seen_mark. */
+void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until_ns,
+                 bool lasting);
 /* A name that is shown as it is, "[task: reader]"; NULL: out of memory. */
 const struct ss_py_code *ss_py_shown_name(struct ss_py *py, const char *text, size_t len);
 /* Between merges: drops the cache when it has grown too large. */

@@ -114,7 +114,7 @@ static const void *read_at(const struct world *w, const void *addr, size_t len)
 
 static void mark(struct world *w, size_t i, uint64_t text, uint64_t until_ns)
 {
-  ss_seen_mark(w->seen, getpid(), at(&w->objects[i]), text, until_ns);
+  ss_seen_mark(w->seen, getpid(), at(&w->objects[i]), text, until_ns, false);
 }
 
 static void mark_all(struct world *w, uint64_t until_ns)
@@ -151,6 +151,24 @@ static void test_leaves_out_what_is_known(void **state)
   mark(w, 7, at(&w->texts[8]), 0); /* another object lay there */
   chase(w, true);
   assert_non_null(read_at(w, w->names[7], 16));
+}
+
+/* Read once, then vouched for again, but for one that may be freed soon, or is another
+ * by now. */
+static void test_what_lasts_is_vouched_for_again(void **state)
+{
+  struct world *w = *state;
+  mark_all(w, UINT64_C(3) << 30);
+  for (size_t i = 7; i < 10; i++)
+    ss_seen_mark(w->seen, getpid(), at(&w->objects[i]),
+                 i == 8 ? at(w->names[8]) : at(&w->texts[i]), 0, i < 9);
+  chase(w, true);
+  for (size_t i = 7; i < 10; i++)
+    assert_non_null(read_at(w, &w->objects[i], sizeof(struct object)));
+  chase(w, true);
+  assert_null(read_at(w, &w->objects[7], 8));
+  assert_non_null(read_at(w, &w->objects[8], 8));
+  assert_non_null(read_at(w, &w->objects[9], 8));
 }
 
 static void test_processes_are_apart(void **state)
@@ -299,6 +317,8 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_reads_what_is_new, setup, teardown),
       cmocka_unit_test_setup_teardown(test_leaves_out_what_is_known, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_what_lasts_is_vouched_for_again, setup,
+                                      teardown),
       cmocka_unit_test_setup_teardown(test_processes_are_apart, setup, teardown),
       cmocka_unit_test_setup_teardown(test_reads_elements_that_are_not_known, setup,
                                       teardown),
