@@ -26,6 +26,7 @@ enum {
   PAGE = 4096,
   TEXT = 128,   /* bytes of a text's beginning */
   HOP_MAX = 64, /* bytes before the last pointers of a path */
+  HEAD_MAX = 256,
 };
 _Static_assert(sizeof(struct ss_chase) == SS_CHASE_WORDS * sizeof(uint64_t),
                "stage 1 copies it word by word");
@@ -278,29 +279,38 @@ static const unsigned char *chased(const struct ss_chased *out, uint64_t addr,
   return NULL;
 }
 
+/* From what was read for the sample, or by this chase. */
+static bool head_of(const struct chase *k, uint64_t object, unsigned char *head)
+{
+  return ss_mem_get(k->known, object, head, k->c->head) ||
+         from_chased(k, object, head, k->c->head);
+}
+
 static void read_heads(struct chase *k, struct ss_seen *seen, uint64_t now_ns,
                        struct objects *o)
 {
   struct iovec far[OBJECTS_MAX];
+  unsigned char head[HEAD_MAX];
   uint32_t n = 0, sum = 0;
   for (uint32_t i = 0; i < o->count; i++)
-    n = queue_read(far, n, &sum, k, o->all[i], k->c->head);
+    if (!ss_mem_holds(k->known, o->all[i], k->c->head))
+      n = queue_read(far, n, &sum, k, o->all[i], k->c->head);
   run_reads(k, far, n);
-  for (uint32_t i = 0; i < o->count && o->fresh_count < NEW_MAX; i++) {
-    const unsigned char *head = chased(k->out, o->all[i], k->c->head);
-    if (head && (o->never[i] || !ss_seen_confirm(seen, k->pid, o->all[i],
-                                                 word(head, k->c->print_at), now_ns)))
+  for (uint32_t i = 0; i < o->count && o->fresh_count < NEW_MAX; i++)
+    if (head_of(k, o->all[i], head) &&
+        (o->never[i] ||
+         !ss_seen_confirm(seen, k->pid, o->all[i], word(head, k->c->print_at), now_ns)))
       o->fresh[o->fresh_count++] = o->all[i];
-  }
 }
 
 static void read_pointers(struct chase *k, const uint64_t *objects, uint32_t count)
 {
   struct iovec far[SS_CHASE_REGIONS];
+  unsigned char head[HEAD_MAX];
   uint32_t n = 0, sum = 0;
   for (uint32_t i = 0; i < count; i++) {
-    const unsigned char *head = chased(k->out, objects[i], k->c->head);
-    for (unsigned p = 0; head && p < SS_CHASE_POINTERS; p++)
+    const bool known = head_of(k, objects[i], head);
+    for (unsigned p = 0; known && p < SS_CHASE_POINTERS; p++)
       if (k->c->pointers[p].len > 0 && k->c->pointers[p].at + 8u <= k->c->head)
         n = queue_read(far, n, &sum, k, word(head, k->c->pointers[p].at),
                        k->c->pointers[p].len);
@@ -312,10 +322,10 @@ static void read_rests(struct chase *k, const uint64_t *objects, uint32_t count)
 {
   const uint32_t had = k->c->pointers[0].len;
   struct iovec far[NEW_MAX];
+  unsigned char head[HEAD_MAX];
   uint32_t n = 0, sum = 0;
   for (uint32_t i = 0; i < count && k->c->count_at + 8u <= had; i++) {
-    const unsigned char *head = chased(k->out, objects[i], k->c->head);
-    if (!head)
+    if (!head_of(k, objects[i], head))
       continue;
     const uint64_t at = word(head, k->c->pointers[0].at);
     const unsigned char *counted = chased(k->out, at, had);
@@ -396,7 +406,8 @@ void ss_chase_run(const struct ss_chase *c, pid_t pid, const struct ss_mem *know
   struct chase k = {.c = c, .known = known, .pid = pid, .out = out};
   struct objects objects = {.count = 0};
   out->count = out->len = 0;
-  if (c->start == 0 || c->print_at + 8u > c->head || c->pointers[0].at + 8u > c->head)
+  if (c->start == 0 || c->head > HEAD_MAX || c->print_at + 8u > c->head ||
+      c->pointers[0].at + 8u > c->head)
     return;
   follow(&k, seen, now_ns, &objects);
   run_path(&k, &c->path);

@@ -366,7 +366,7 @@ struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view
     struct ss_py_thread *t = ss_py_thread_get(py, tid, sure || tries > 0);
     if (!t || t->count == 0)
       return NULL;
-    py->segment_count = py->step_count = 0;
+    py->segment_count = py->step_count = py->once_count = 0;
     if (walk_thread(py, view, t, tstate, bytes) && (py->segment_count > 0 || !sure))
       return t;
     t->count = 0; /* list again */

@@ -20,6 +20,7 @@ enum {
   CACHE_MAX = 1 << 16, /* code objects of one process; then start over */
 };
 #define TRUST_REUSED 16
+#define ONCE_PLAN_NS UINT64_C(1000000000) /* most modules have run by then */
 
 /* ---- strings ------------------------------------------------------------- */
 
@@ -242,6 +243,15 @@ void ss_py_vouch(struct ss_py *py, uint64_t addr, uint64_t print, uint64_t until
     ss_seen_mark(py->seen, py->space->pid, addr, print, until_ns, lasting);
 }
 
+static void note_once(struct ss_py *py, uint64_t addr)
+{
+  for (unsigned i = 0; i < py->once_count; i++)
+    if (py->once[i] == addr)
+      return;
+  if (py->once_count < SS_PY_ONCE_MAX)
+    py->once[py->once_count++] = addr;
+}
+
 /* Most code objects live as long as the program, but those of modules and of exec()
  * for a moment: trusted for as long again as they have been known, where others were
  * freed before for a part of that. What runs once is compared at each sample. */
@@ -255,6 +265,8 @@ static void trust(struct ss_py *py, uint64_t addr, struct ss_py_code_entry *entr
   entry->trust_ns = py->now_ns + (entry->once ? 0 : time);
   ss_py_vouch(py, addr, entry->key.print, entry->trust_ns,
               !entry->once && time == SS_SEEN_NS);
+  if (entry->once && py->now_ns >= entry->since_ns + ONCE_PLAN_NS)
+    note_once(py, addr);
 }
 
 struct ss_py_code_entry *ss_py_code_at(struct ss_py *py, const struct ss_mem *mem,

@@ -1,7 +1,9 @@
 /*
  * What to read of a thread at its next sample, decided by what the last merge
  * needed: the thread state, who holds the GIL, the used part of the newest data-stack
- * chunks, and frames outside them (generators; all frames up to 3.10), most recent first.
+ * chunks, frames outside them (generators; all frames up to 3.10), most recent first, and
+ * code that is compared at each sample. Each costs the sampled thread half a
+ * microsecond, so what is not met any more goes.
  *
  * A plan is only replaced when it no longer covers what was needed, so that the
  * reader can keep it for many samples.
@@ -17,14 +19,23 @@ enum {
   CHUNK_READ_MAX = 24576, /* bytes read of one chunk, from its top down */
 };
 
-static bool covered(const struct ss_read_plan *plan, uint64_t addr, uint64_t len)
+#define LOOSE_NS UINT64_C(10000000000)
+
+/* Index of the region with these bytes; the plan's count: none has them. */
+static uint32_t region_of(const struct ss_read_plan *plan, uint64_t addr, uint64_t len)
 {
-  for (uint32_t i = 0; i < plan->count; i++) {
+  uint32_t i = 0;
+  for (; i < plan->count; i++) {
     const struct ss_region *r = &plan->regions[i];
     if (addr >= r->addr && len <= r->len && addr - r->addr <= r->len - len)
-      return true;
+      break;
   }
-  return false;
+  return i;
+}
+
+static bool covered(const struct ss_read_plan *plan, uint64_t addr, uint64_t len)
+{
+  return region_of(plan, addr, len) < plan->count;
 }
 
 /* Used bytes of the newest chunk; its start, 0 where there is none. */
@@ -70,22 +81,27 @@ static void add_chunk(struct ss_read_plan *plan, const struct chunk *c, uint64_t
   ss_read_plan_add(plan, c->start + skip, len - skip);
 }
 
+static bool is_worn(const struct ss_py *py, const struct ss_py_loose *loose)
+{
+  return py->now_ns >= loose->met_ns + LOOSE_NS;
+}
+
 /* Frames of this merge outside the chunks, most recent first, then those of the
  * merges before it. */
 static void note_loose(const struct ss_py *py, struct ss_py_thread *t,
                        const struct ss_read_plan *chunks)
 {
-  uint64_t loose[SS_PY_LOOSE_MAX];
+  struct ss_py_loose loose[SS_PY_LOOSE_MAX];
   unsigned count = 0;
   for (size_t i = 0; i < py->step_count && count < SS_PY_LOOSE_MAX; i++)
     if (!covered(chunks, py->steps[i].frame, py->layout.frame_need))
-      loose[count++] = py->steps[i].frame;
+      loose[count++] = (struct ss_py_loose){py->steps[i].frame, py->now_ns};
   const unsigned fresh = count;
   for (unsigned i = 0; i < t->loose_count && count < SS_PY_LOOSE_MAX; i++) {
     unsigned k = 0;
-    while (k < fresh && loose[k] != t->loose[i])
+    while (k < fresh && loose[k].frame != t->loose[i].frame)
       k++;
-    if (k == fresh)
+    if (k == fresh && !is_worn(py, &t->loose[i]))
       loose[count++] = t->loose[i];
   }
   memcpy(t->loose, loose, count * sizeof *loose);
@@ -101,6 +117,32 @@ static size_t frames_covered(const struct ss_py *py, const struct ss_read_plan *
   return n;
 }
 
+/* The same of the thread's plan, whose loose frames are met by that. */
+static size_t frames_met(const struct ss_py *py, struct ss_py_thread *t)
+{
+  size_t n = 0;
+  for (; n < py->step_count; n++) {
+    const uint32_t i = region_of(&t->plan, py->steps[n].frame, py->layout.frame_need);
+    if (i >= t->plan.count)
+      break;
+    if (i >= t->loose_first && i - t->loose_first < t->loose_count)
+      t->loose[i - t->loose_first].met_ns = py->now_ns;
+  }
+  return n;
+}
+
+/* The plan reads what is of no use, or leaves a comparison to a read of its own. */
+static bool out_of_date(const struct ss_py *py, const struct ss_py_thread *t)
+{
+  for (unsigned i = 0; i < t->loose_count; i++)
+    if (is_worn(py, &t->loose[i]))
+      return true;
+  for (unsigned i = 0; i < py->once_count; i++)
+    if (!covered(&t->plan, py->once[i], py->layout.code_need))
+      return true;
+  return false;
+}
+
 static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate,
                        const struct chunk *newest, struct ss_read_plan *plan)
 {
@@ -114,8 +156,11 @@ static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
   if (newest->start != 0) /* may be gone by then, which ends the reading */
     add_chunk(plan, newest, CHUNK_MARGIN);
   note_loose(py, t, plan);
+  t->loose_first = plan->count;
   for (unsigned i = 0; i < t->loose_count; i++)
-    ss_read_plan_add(plan, t->loose[i], py->layout.frame_need);
+    ss_read_plan_add(plan, t->loose[i].frame, py->layout.frame_need);
+  for (unsigned i = 0; i < py->once_count; i++)
+    ss_read_plan_add(plan, py->once[i], py->layout.code_need);
 }
 
 /* The chain of frames from the current one on, and the code of those frames. */
@@ -174,11 +219,12 @@ void ss_py_plan_update(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
   const struct chunk newest = newest_chunk(py, bytes);
   const bool same = t->plan.count > 0 && t->plan.regions[0].addr == tstate;
   const bool top = newest.start == 0 || covered(&t->plan, newest.start + newest.used, 0);
-  const size_t had = frames_covered(py, &t->plan);
-  if (same && top && had == py->step_count)
+  const size_t had = frames_met(py, t);
+  const bool worn = out_of_date(py, t);
+  if (same && top && had == py->step_count && !worn)
     return;
   build_plan(py, t, tstate, &newest, &plan);
-  if (same && top && frames_covered(py, &plan) <= had)
+  if (same && top && frames_covered(py, &plan) <= had && !worn)
     return;
   t->plan = plan;
   t->generation = ++py->generation;

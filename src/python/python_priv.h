@@ -273,6 +273,7 @@ bool ss_py_int(const struct ss_py *py, const struct ss_mem *mem, uint64_t object
 
 enum { SS_PY_TSTATES_MAX = 4 }; /* thread states of one thread (interpreters) */
 enum { SS_PY_LOOSE_MAX = 10 };  /* frames outside the data stack in a plan */
+enum { SS_PY_ONCE_MAX = 2 };    /* code objects in a plan */
 
 struct ss_py_thread {
   pid_t tid;    /* ours */
@@ -285,8 +286,11 @@ struct ss_py_thread {
   uint64_t generation;
   uint64_t path_start; /* of the chase's path to the running task; 0 none */
   struct ss_read_plan plan;
-  uint64_t loose[SS_PY_LOOSE_MAX]; /* most recent first */
-  unsigned loose_count;
+  struct ss_py_loose {
+    uint64_t frame;
+    uint64_t met_ns;                 /* on a stack, the last time */
+  } loose[SS_PY_LOOSE_MAX];          /* most recent first */
+  unsigned loose_count, loose_first; /* the first one's place in the plan */
 };
 
 /* CFA - anchor of an evaluation function: a constant of the build. */
@@ -366,9 +370,11 @@ struct ss_py {
   uint64_t asyncio_tried_at;  /* generation of the mappings */
   uint32_t running_task;      /* offset in a thread state (3.14 on); 0 unknown */
   struct ss_buf scratch;
-  bool chased;     /* what the running merge needs was read at the sample */
-  bool deep;       /* the running merge met more frames than are kept */
-  uint64_t now_ns; /* time of the running merge */
+  uint64_t once[SS_PY_ONCE_MAX]; /* code objects of the running merge that are compared */
+  unsigned once_count;           /* at each sample, and have been for long */
+  bool chased;                   /* what the running merge needs was read at the sample */
+  bool deep;                     /* the running merge met more frames than are kept */
+  uint64_t now_ns;               /* time of the running merge */
   struct ss_py_counts counts;
 };
 

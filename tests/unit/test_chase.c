@@ -89,16 +89,22 @@ static int teardown(void **state)
   return 0;
 }
 
-/* The elements were read for the sample, or nothing was. */
-static void chase(struct world *w, bool elements_known)
+/* So many were read for the sample: the start and the elements, then the objects. */
+static void chase_from(struct world *w, size_t known_spans)
 {
   const struct ss_span spans[] = {
       {at(&w->start), sizeof w->start, (const unsigned char *)&w->start},
-      {at(w->elements), sizeof w->elements, (const unsigned char *)w->elements}};
+      {at(w->elements), sizeof w->elements, (const unsigned char *)w->elements},
+      {at(w->objects), sizeof w->objects, (const unsigned char *)w->objects}};
   struct ss_mem_spans known;
-  ss_mem_spans_init(&known, spans, elements_known ? 2 : 0, NULL);
+  ss_mem_spans_init(&known, spans, known_spans, NULL);
   w->out = (struct ss_chased){w->regions, w->bytes, 0, 0};
   ss_chase_run(&w->chase, getpid(), &known.mem, w->seen, UINT64_C(1) << 30, &w->out);
+}
+
+static void chase(struct world *w, bool elements_known)
+{
+  chase_from(w, elements_known ? 2 : 0);
 }
 
 /* What was read at `addr`; NULL: less than `len` of it. */
@@ -151,6 +157,21 @@ static void test_leaves_out_what_is_known(void **state)
   mark(w, 7, at(&w->texts[8]), 0); /* another object lay there */
   chase(w, true);
   assert_non_null(read_at(w, w->names[7], 16));
+}
+
+/* Compared in what was read for the sample: read is only what another one points to. */
+static void test_heads_that_were_read(void **state)
+{
+  struct world *w = *state;
+  mark_all(w, UINT64_C(3) << 30);
+  mark(w, 7, at(&w->texts[7]), 0);
+  chase_from(w, 3);
+  assert_int_equal(w->out.count, 0);
+  mark(w, 7, at(&w->texts[8]), 0);
+  chase_from(w, 3);
+  assert_null(read_at(w, &w->objects[7], 8));
+  assert_string_equal(read_at(w, w->names[7], 16), w->names[7]);
+  assert_non_null(read_at(w, w->texts[7].bytes + TEXT, 36 + 7));
 }
 
 /* Read once, then vouched for again, but for one that may be freed soon, or is another
@@ -317,6 +338,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_reads_what_is_new, setup, teardown),
       cmocka_unit_test_setup_teardown(test_leaves_out_what_is_known, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_heads_that_were_read, setup, teardown),
       cmocka_unit_test_setup_teardown(test_what_lasts_is_vouched_for_again, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(test_processes_are_apart, setup, teardown),
