@@ -1,21 +1,20 @@
 /*
  * A module's unwind information, found by address: .eh_frame_hdr's sorted table
- * where there is one, else a table of our own over .eh_frame or .debug_frame.
+ * where there is one, else a table of our own over .eh_frame, and one over
+ * .debug_frame, which has what was compiled without the former.
  *
- * The section's bytes belong to the image and stay loaded while the module is
+ * The sections' bytes belong to the image and stay loaded while the module is
  * in use here.
  */
 #include "stacksample/buf.h"
 #include "stacksample/cursor.h"
 #include "table.h"
 
-#define HDR_ENCODINGS                                                                    \
-  0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
-             */
-#define HDR_HEAD 12
+#define HDR_ENCODINGS 0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4  \
+                                 */
 
 /* Uses .eh_frame_hdr if it has the form that all linkers write. */
-static void use_hdr(struct ss_cfi *cfi, const struct ss_section *hdr)
+static void use_hdr(struct ss_cfi_index *index, const struct ss_section *hdr)
 {
   struct ss_cursor c = ss_cursor_init(hdr->bytes, hdr->len);
   uint8_t version = ss_read_u8(&c);
@@ -25,11 +24,11 @@ static void use_hdr(struct ss_cfi *cfi, const struct ss_section *hdr)
   uint64_t section = hdr->vaddr + 4 + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
   uint64_t count = ss_read_u32(&c);
   if (c.failed || version != 1 || encodings != HDR_ENCODINGS ||
-      section != cfi->section.vaddr || count == 0 || count > c.left / 8)
+      section != index->section.vaddr || count == 0 || count > c.left / 8)
     return;
-  cfi->hdr = c.cur;
-  cfi->hdr_count = (size_t)count;
-  cfi->hdr_vaddr = hdr->vaddr;
+  index->hdr = c.cur;
+  index->count = (size_t)count;
+  index->hdr_vaddr = hdr->vaddr;
 }
 
 static int compare_entries(const void *pa, const void *pb)
@@ -41,22 +40,21 @@ static int compare_entries(const void *pa, const void *pb)
 }
 
 /* Linkers leave the FDEs of discarded functions with start 0. */
-static void scan_section(struct ss_cfi *cfi)
+static void scan_section(struct ss_cfi_index *index)
 {
   struct ss_cie cie = {0};
   struct ss_fde fde;
   enum ss_entry kind;
   size_t offset = 0;
-  while ((kind = ss_cfi_next(&cfi->section, &offset, &cie, &fde)) != SS_ENTRY_END) {
+  while ((kind = ss_cfi_next(&index->section, &offset, &cie, &fde)) != SS_ENTRY_END) {
     if (kind != SS_ENTRY_FDE || fde.start == 0)
       continue;
-    if (!ss_grow(&cfi->entries, &cfi->entry_cap, cfi->entry_count + 1,
-                 sizeof *cfi->entries))
+    if (!ss_grow(&index->entries, &index->cap, index->count + 1, sizeof *index->entries))
       break;
-    cfi->entries[cfi->entry_count++] = (struct ss_cfi_entry){fde.start, fde.offset};
+    index->entries[index->count++] = (struct ss_cfi_entry){fde.start, fde.offset};
   }
-  if (cfi->entry_count > 0)
-    qsort(cfi->entries, cfi->entry_count, sizeof *cfi->entries, compare_entries);
+  if (index->count > 0)
+    qsort(index->entries, index->count, sizeof *index->entries, compare_entries);
 }
 
 static void load(struct ss_cfi *cfi, struct ss_image *image)
@@ -64,14 +62,16 @@ static void load(struct ss_cfi *cfi, struct ss_image *image)
   struct ss_section s;
   cfi->loaded = true;
   if (ss_image_section(image, ".eh_frame", &s) && s.len > 4) {
-    cfi->section = (struct ss_cfi_section){s.bytes, s.len, s.vaddr, false};
+    cfi->eh.section = (struct ss_cfi_section){s.bytes, s.len, s.vaddr, false};
     if (ss_image_section(image, ".eh_frame_hdr", &s))
-      use_hdr(cfi, &s);
-  } else if (ss_image_section(image, ".debug_frame", &s)) {
-    cfi->section = (struct ss_cfi_section){s.bytes, s.len, 0, true};
+      use_hdr(&cfi->eh, &s);
+    if (cfi->eh.hdr == NULL)
+      scan_section(&cfi->eh);
   }
-  if (cfi->section.len > 0 && cfi->hdr == NULL)
-    scan_section(cfi);
+  if (ss_image_section(image, ".debug_frame", &s)) {
+    cfi->debug.section = (struct ss_cfi_section){s.bytes, s.len, 0, true};
+    scan_section(&cfi->debug);
+  }
 }
 
 static void cfi_free(void *unwind)
@@ -80,7 +80,8 @@ static void cfi_free(void *unwind)
   if (cfi == NULL)
     return;
   ss_table_free(cfi->table);
-  free(cfi->entries);
+  free(cfi->eh.entries);
+  free(cfi->debug.entries);
   free(cfi);
 }
 
@@ -109,33 +110,32 @@ void ss_cfi_unload(struct ss_module *module)
   ss_image_drop_section(module->image, ".eh_frame");
   ss_image_drop_section(module->image, ".eh_frame_hdr");
   ss_image_drop_section(module->image, ".debug_frame");
-  free(cfi->entries);
+  free(cfi->eh.entries);
+  free(cfi->debug.entries);
   *cfi = (struct ss_cfi){.table = cfi->table, .table_tried = cfi->table_tried};
 }
 
-static uint64_t hdr_value(const struct ss_cfi *cfi, size_t i, size_t field)
+static uint64_t hdr_value(const struct ss_cfi_index *index, size_t i, size_t field)
 {
-  struct ss_cursor c = ss_cursor_init(cfi->hdr + i * 8 + field, 4);
-  return cfi->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
+  struct ss_cursor c = ss_cursor_init(index->hdr + i * 8 + field, 4);
+  return index->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
 }
 
-bool ss_cfi_offset_at(const struct ss_cfi *cfi, size_t i, size_t *offset)
+bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset)
 {
-  if (cfi->hdr == NULL) {
-    *offset = cfi->entries == NULL ? SIZE_MAX : cfi->entries[i].offset;
-    return *offset < cfi->section.len;
-  }
-  *offset = (size_t)(hdr_value(cfi, i, 4) - cfi->section.vaddr);
-  return *offset < cfi->section.len;
+  *offset = index->hdr == NULL ? index->entries[i].offset
+                               : (size_t)(hdr_value(index, i, 4) - index->section.vaddr);
+  return *offset < index->section.len;
 }
 
-/* How many entries start at or before vaddr. */
-static size_t entries_before(const struct ss_cfi *cfi, uint64_t vaddr)
+/* How many FDEs start at or before vaddr. */
+static size_t entries_before(const struct ss_cfi_index *index, uint64_t vaddr)
 {
-  size_t lo = 0, hi = cfi->hdr != NULL ? cfi->hdr_count : cfi->entry_count;
+  size_t lo = 0, hi = index->count;
   while (lo < hi) {
     size_t mid = lo + (hi - lo) / 2;
-    uint64_t start = cfi->hdr != NULL ? hdr_value(cfi, mid, 0) : cfi->entries[mid].start;
+    uint64_t start =
+        index->hdr != NULL ? hdr_value(index, mid, 0) : index->entries[mid].start;
     if (start <= vaddr)
       lo = mid + 1;
     else
@@ -148,8 +148,8 @@ bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde)
 {
   struct ss_cfi *cfi = ss_cfi_load(module);
   struct ss_cie cie = {0};
-  size_t offset, before = cfi == NULL ? 0 : entries_before(cfi, vaddr);
-  return before > 0 && ss_cfi_offset_at(cfi, before - 1, &offset) &&
-         ss_fde_parse(&cfi->section, offset, &cie, fde) && vaddr >= fde->start &&
+  size_t offset, before = cfi == NULL ? 0 : entries_before(&cfi->eh, vaddr);
+  return before > 0 && ss_cfi_offset_at(&cfi->eh, before - 1, &offset) &&
+         ss_fde_parse(&cfi->eh.section, offset, &cie, fde) && vaddr >= fde->start &&
          vaddr < fde->end;
 }

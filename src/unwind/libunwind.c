@@ -6,7 +6,8 @@
  * it; it is flushed when the process's mappings change. libunwind sees memory
  * only through us: the frame's .eh_frame from the loaded section, a search table
  * with the one entry that we have already found, and the stack reader. It is
- * asked only where an FDE covers the address: version 1.6.2 otherwise falls back
+ * asked only where an FDE of .eh_frame covers the address (.debug_frame it would read
+ * without our accessors): version 1.6.2 otherwise falls back
  * to a frame-pointer guess that damages the following frame.
  */
 #include <libunwind-x86_64.h>
@@ -57,12 +58,9 @@ static int find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t *p
   lu->search_failed = true;
   if (place.module == NULL || !ss_cfi_find(place.module, place.vaddr, &fde))
     return -UNW_ENOINFO;
-  const struct ss_cfi *cfi = ss_cfi_of(place.module);
-  if (cfi->section.debug_frame)
-    return -UNW_ENOINFO; /* it would be read without our accessors */
-  lu->section = cfi->section;
-  lu->section_at = cfi->section.vaddr + place.bias;
-  int64_t start = (int64_t)(fde.start - cfi->section.vaddr);
+  lu->section = ss_cfi_of(place.module)->eh.section;
+  lu->section_at = lu->section.vaddr + place.bias;
+  int64_t start = (int64_t)(fde.start - lu->section.vaddr);
   if (start != (int32_t)start || fde.offset > INT32_MAX)
     return -UNW_ENOINFO;
   int32_t entry[2] = {(int32_t)start, (int32_t)fde.offset};
@@ -407,7 +405,8 @@ static size_t loaded_bytes(struct ss_modules *modules)
   size_t sum = 0;
   for (uint32_t i = 0; i < ss_modules_count(modules); i++) {
     const struct ss_cfi *cfi = ss_modules_at(modules, i)->unwind;
-    sum += cfi != NULL && cfi->loaded ? cfi->section.len : 0;
+    if (cfi != NULL && cfi->loaded)
+      sum += cfi->eh.section.len + cfi->debug.section.len;
   }
   return sum;
 }

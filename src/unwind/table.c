@@ -65,8 +65,8 @@ static bool read_breg(struct ss_cursor *c, int *reg, int64_t *off)
   return !c->failed && *reg >= 0 && fits(*off);
 }
 
-/* The linker's expression for .plt: the stub has pushed a word from its second
- * instruction on. sp+8 + (((pc & 15) >= aux) << 3). */
+/* The linker's expression for .plt: the stub has pushed a word from byte 11, 10 or, with
+ * endbr64, 9 on. sp+8 + (((pc & 15) >= aux) << 3). */
 static bool is_plt(struct ss_cursor c, int32_t *aux)
 {
   static const unsigned char head[] = {0x77, 0x08, 0x80, 0x00, 0x3f, 0x1a};
@@ -75,7 +75,7 @@ static bool is_plt(struct ss_cursor c, int32_t *aux)
     return false;
   unsigned lit = c.cur[sizeof head];
   *aux = (int32_t)lit - 0x30;
-  return (lit == 0x3a || lit == 0x3b) && memcmp(c.cur + sizeof head + 1, tail, 4) == 0;
+  return lit >= 0x30 && lit < 0x40 && memcmp(c.cur + sizeof head + 1, tail, 4) == 0;
 }
 
 static bool encode_cfa_expression(const struct builder *b, const struct ss_cfa_value *cfa,
@@ -315,26 +315,57 @@ static bool text_range(const struct ss_image *image, uint64_t *lo, uint64_t *hi)
   return *lo < *hi && *hi - *lo <= SS_UNWIND_TEXT_MAX;
 }
 
-static void build_rows(struct builder *b, struct ss_module *module)
+/* The FDEs of one section in order of address. */
+struct feed {
+  const struct ss_cfi_index *index;
+  size_t next;
+  struct ss_cie cie;
+  struct ss_fde fde; /* the one at hand */
+  struct ss_cfa_state initial;
+  uint64_t initial_of; /* offset of the CIE */
+};
+
+/* Moves to the next FDE; false: there is none. */
+static bool advance(struct feed *f)
 {
-  const struct ss_cfi *cfi = ss_cfi_of(module);
-  struct ss_cie cie = {0};
-  struct ss_fde fde;
-  struct ss_cfa_state initial = {0};
-  size_t count = cfi->hdr != NULL ? cfi->hdr_count : cfi->entry_count;
-  uint64_t initial_of = UINT64_MAX;
-  for (size_t i = 0; i < count && !b->failed; i++) {
-    size_t offset;
-    if (!ss_cfi_offset_at(cfi, i, &offset) ||
-        !ss_fde_parse(b->section, offset, &cie, &fde) || fde.start < b->covered ||
-        fde.end > b->t->text_hi)
-      continue; /* out of order, overlapping, or not in the code */
-    if (fde.cie.offset != initial_of) {
-      if (!ss_cfa_initial(b->section, &fde, &initial))
-        continue;
-      initial_of = fde.cie.offset;
+  size_t offset;
+  while (f->next < f->index->count)
+    if (ss_cfi_offset_at(f->index, f->next++, &offset) &&
+        ss_fde_parse(&f->index->section, offset, &f->cie, &f->fde))
+      return true;
+  f->fde.start = UINT64_MAX;
+  return false;
+}
+
+/* Adds the rows of the FDE at hand, unless it is out of order, overlaps, or lies not in
+ * the code. */
+static void take(struct builder *b, struct feed *f)
+{
+  if (f->fde.start < b->covered || f->fde.end > b->t->text_hi)
+    return;
+  b->section = &f->index->section;
+  if (f->fde.cie.offset != f->initial_of) {
+    if (!ss_cfa_initial(b->section, &f->fde, &f->initial))
+      return;
+    f->initial_of = f->fde.cie.offset;
+  }
+  add_fde(b, &f->fde, &f->initial);
+}
+
+/* Where both sections have a function, .eh_frame's is taken. */
+static void build_rows(struct builder *b, const struct ss_cfi *cfi)
+{
+  struct feed eh = {.index = &cfi->eh, .initial_of = UINT64_MAX};
+  struct feed debug = {.index = &cfi->debug, .initial_of = UINT64_MAX};
+  bool more_eh = advance(&eh), more_debug = advance(&debug);
+  while ((more_eh || more_debug) && !b->failed) {
+    if (more_eh && eh.fde.start <= debug.fde.start) {
+      take(b, &eh);
+      more_eh = advance(&eh);
+    } else {
+      take(b, &debug);
+      more_debug = advance(&debug);
     }
-    add_fde(b, &fde, &initial);
   }
   if (b->covered < b->t->text_hi)
     add_gap(b, b->covered);
@@ -372,15 +403,15 @@ struct ss_table *ss_table_build(struct ss_module *module)
   static const struct ss_rule fixed[FIXED_RULES] = {{.cfa_kind = SS_RULE_NOCFI},
                                                     {.cfa_kind = SS_RULE_SLOW}};
   struct ss_cfi *cfi = ss_cfi_load(module);
-  if (cfi == NULL || cfi->section.len == 0)
+  if (cfi == NULL || cfi->eh.count + cfi->debug.count == 0)
     return NULL;
   struct ss_table *t = table_new(module->image);
   if (t == NULL)
     return NULL;
-  struct builder b = {.section = &cfi->section, .t = t, .covered = t->text_lo};
+  struct builder b = {.t = t, .covered = t->text_lo};
   for (size_t i = 0; i < FIXED_RULES; i++)
     intern(&b, &fixed[i]);
-  build_rows(&b, module);
+  build_rows(&b, cfi);
   while (b.row_page < t->pages)
     t->page_first[++b.row_page] = (uint32_t)t->row_count;
   ss_idmap_release(&b.rule_index);

@@ -136,25 +136,27 @@ struct ss_cfi_entry {
   uint64_t start;
   size_t offset;
 };
-struct ss_cfi { /* ss_module.unwind; sections are the image's */
-  bool loaded;
-  struct ss_cfi_section section; /* len 0: none */
+struct ss_cfi_index {            /* the FDEs of a section in order of address */
+  struct ss_cfi_section section; /* its bytes are the image's; len 0: none */
   const unsigned char *hdr;      /* sorted pairs of .eh_frame_hdr; or NULL */
   uint64_t hdr_vaddr;
-  size_t hdr_count;
   struct ss_cfi_entry *entries; /* owned, sorted; where there is no hdr */
-  size_t entry_count, entry_cap;
-  struct ss_table *table; /* owned; see table.h */
+  size_t count, cap;
+};
+struct ss_cfi { /* ss_module.unwind */
+  bool loaded;
+  struct ss_cfi_index eh, debug; /* .eh_frame, and .debug_frame for what it lacks */
+  struct ss_table *table;        /* owned; see table.h */
   bool table_tried;
 };
 /* The module's state, made at first use; NULL without an image or memory. */
 struct ss_cfi *ss_cfi_of(struct ss_module *module);
-/* The same with its sections loaded; offset of the i-th entry by address. */
+/* The same with its sections loaded; offset of the i-th FDE by address. */
 struct ss_cfi *ss_cfi_load(struct ss_module *module);
-bool ss_cfi_offset_at(const struct ss_cfi *cfi, size_t i, size_t *offset);
+bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset);
 /* Gives the sections' memory back; a later use loads them again. */
 void ss_cfi_unload(struct ss_module *module);
-/* The FDE that covers vaddr. */
+/* The FDE of .eh_frame that covers vaddr. */
 bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde);
 
 /* ---- the walk ------------------------------------------------------------ */

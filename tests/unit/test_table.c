@@ -199,12 +199,12 @@ static void audit_file(const char *path)
   enum ss_entry kind;
   size_t at = 0, fdes = 0;
   assert_non_null(table);
-  while ((kind = ss_cfi_next(&cfi->section, &at, &cie, &fde)) != SS_ENTRY_END) {
+  while ((kind = ss_cfi_next(&cfi->eh.section, &at, &cie, &fde)) != SS_ENTRY_END) {
     if (kind != SS_ENTRY_FDE || fde.start == 0 ||
-        !ss_cfa_initial(&cfi->section, &fde, &initial))
+        !ss_cfa_initial(&cfi->eh.section, &fde, &initial))
       continue;
     a.any = false;
-    assert_true(ss_cfa_rows(&cfi->section, &fde, &initial, check_row, &a));
+    assert_true(ss_cfa_rows(&cfi->eh.section, &fde, &initial, check_row, &a));
     check_rule(&a, a.last);
     check_rule(&a, fde.end - 1);
     fdes++;
