@@ -6,8 +6,8 @@
  * frame that reaches behind the copy keeps what its caller needs: a kernel of
  * OpenBLAS has 30 KB of its own data below that. Where a stack broke off behind its
  * copy, the walk has told by its reads what it needed; so even a thread whose every
- * sample breaks off becomes complete. Code that points sp to other memory has a copy of
- * that, and nothing of the stack.
+ * sample breaks off becomes complete. Of a sample on another stack (a signal's, or
+ * where code points sp to other memory) the copy has nothing of this one.
  */
 #include "pipeline_priv.h"
 #include "stacksample/limits.h"
@@ -17,15 +17,26 @@ enum {
   ABOVE = 64   /* of the outermost frame */
 };
 
+/* The innermost frame from which on all stand on one stack. */
+static size_t first_of_stack(const struct ss_frame *frames, size_t count)
+{
+  size_t i = count - 1;
+  while (i > 0 && frames[i - 1].sp <= frames[i].sp &&
+         frames[i].sp - frames[i - 1].sp <= SS_FRAME_SIZE_MAX)
+    i--;
+  return i;
+}
+
 static void note_complete(struct ss_depth *d, const struct ss_snapshot *s,
                           const struct ss_frame *frames, size_t count)
 {
+  const size_t first = first_of_stack(frames, count);
   uint64_t end = frames[count - 1].sp + ABOVE, from = end, copied = s->sp + s->len;
-  if (frames[0].sp != s->sp) /* the stack is elsewhere than sp */
-    copied = frames[0].sp;
+  if (frames[first].sp != s->sp)
+    copied = frames[first].sp;
   if (end <= copied || end - copied > SS_STACK_READ_MAX)
     return;
-  for (size_t i = count - 1; i-- > 0 && frames[i].cfa > copied;)
+  for (size_t i = count - 1; i-- > first && frames[i].cfa > copied;)
     from = frames[i].sp > copied ? frames[i].sp : frames[i].cfa - SAVED;
   if (end - from > SS_PLAN_DEEP_MAX)
     from = end - SS_PLAN_DEEP_MAX;

@@ -10,8 +10,9 @@
 #include "stacksample/cursor.h"
 #include "table.h"
 
-#define HDR_ENCODINGS 0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4  \
-                                 */
+#define HDR_ENCODINGS                                                                    \
+  0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
+             */
 
 /* Uses .eh_frame_hdr if it has the form that all linkers write. */
 static void use_hdr(struct ss_cfi_index *index, const struct ss_section *hdr)

@@ -363,6 +363,30 @@ static enum ss_end by_rule_and_prologue(struct ss_unwinder *u, const struct ss_h
   return step_to_cfa(u, rule, u->walk.r[SS_REG_SP] + (uint64_t)p.sp_off);
 }
 
+/* Does the frame return to the first byte of a function that begins by dropping the
+ * stack pointer for what rbx has? No call does: makecontext has put it there
+ * (__start_context of glibc's sysdeps/x86_64), and the stack begins here. */
+static bool is_made_context(struct ss_unwinder *u, const struct ss_walk *w)
+{
+  uint64_t ip = w->r[SS_REG_IP];
+  struct ss_hit hit = *ss_hit_of(u, ip);
+  struct code code;
+  size_t at = 0;
+  if (w->exact || hit.into != 0)
+    return false;
+  code.len = read_code(u, &hit, ip, code.bytes, sizeof code.bytes);
+  for (int n = 0; n < PROLOGUE_INSNS; n++) {
+    struct ss_insn insn = ss_arch_decode(code.bytes + at, code.len - at);
+    if (insn.kind == SS_INSN_SET_SP)
+      return insn.base == SS_REG_BX && insn.imm == 0;
+    if (insn.kind != SS_INSN_OTHER && insn.kind != SS_INSN_SET &&
+        insn.kind != SS_INSN_BRANCH)
+      return false;
+    at += insn.len;
+  }
+  return false;
+}
+
 static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   struct ss_hit hit = *w->hit;
@@ -371,6 +395,8 @@ static enum ss_end prologue_step(struct ss_unwinder *u, struct ss_walk *w)
     return by_rule_and_prologue(u, &hit);
   if (hit.rule.cfa_kind != SS_RULE_NOCFI || hit.module == NULL)
     return SS_END_NO_CFI;
+  if (is_made_context(u, w))
+    return SS_END_COMPLETE;
   bool named = ss_module_symbol(hit.module, hit.addr - hit.bias, &sym);
   return step_by_code(u, w, &hit, named ? sym.start + hit.bias : 0);
 }

@@ -74,6 +74,23 @@ static void test_sp_is_elsewhere(void **state)
   check(&d, SP + 64 - 256, SP + 128);
 }
 
+/* A handler on a signal's stack, above or below that of what it interrupted. */
+static void test_signal_stack(void **state)
+{
+  (void)state;
+  for (uint64_t alt = 0x1000; alt < SP * 2; alt += SP + 0x10000000) {
+    struct ss_depth d = {0};
+    const struct ss_snapshot s = {.sp = alt, .len = LEN, .stack_end = alt + LEN};
+    const struct ss_frame frames[] = {{.sp = alt, .cfa = alt + 64},
+                                      {.sp = alt + 64, .signal = true},
+                                      {.sp = SP, .cfa = SP + 1024},
+                                      {.sp = SP + 1024, .cfa = SP + 2048},
+                                      {.sp = SP + 2048}};
+    ss_depth_note(&d, &s, frames, 5, SS_END_COMPLETE);
+    check(&d, SP + 1024 - 256, SP + 2048 + 64);
+  }
+}
+
 /* A thread that is always in the same kernel has no complete stack to learn from. */
 static void test_never_complete(void **state)
 {
@@ -119,6 +136,7 @@ int main(void)
       cmocka_unit_test(test_stacks_that_are_copied_whole),
       cmocka_unit_test(test_complete),
       cmocka_unit_test(test_sp_is_elsewhere),
+      cmocka_unit_test(test_signal_stack),
       cmocka_unit_test(test_never_complete),
       cmocka_unit_test(test_ends_with_its_mapping),
       cmocka_unit_test(test_another_stack),

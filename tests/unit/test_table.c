@@ -255,14 +255,15 @@ static void test_gaps_and_ends(void **state)
   close_module(&m);
 }
 
-/* Without .eh_frame_hdr, and from .debug_frame, the functions are the same. */
+/* Without .eh_frame_hdr, and from .debug_frame, also beside .eh_frame, the functions are
+ * the same. */
 static void test_other_sources(void **state)
 {
   (void)state;
   static const char *const functions[] = {"local_function", "weak_function",
                                           "global_function"};
   static const char *const files[] = {"elf/nohdr.so", "elf/debugframe.so",
-                                      "elf/headerless.so"};
+                                      "elf/headerless.so", "elf/mixed.so"};
   for (size_t f = 0; f < sizeof files / sizeof files[0]; f++) {
     struct ss_module m;
     struct ss_table *table = table_of_fixture(&m, files[f]);
@@ -283,6 +284,27 @@ static void test_other_sources(void **state)
   }
 }
 
+/* Stubs with endbr64 have pushed their number from the ninth byte on. */
+static void test_stubs(void **state)
+{
+  (void)state;
+  struct ss_module m;
+  struct ss_table *table = table_of_fixture(&m, "elf/mixed.so");
+  struct ss_section plt;
+  struct ss_symbol sym;
+  struct ss_rule rule;
+  uint64_t function;
+  assert_true(ss_image_lookup(m.image, "with_tables", &sym));
+  assert_true(ss_table_find(table, sym.start, &rule, &function));
+  assert_int_equal(function, sym.start);
+  assert_true(ss_image_section(m.image, ".plt", &plt));
+  assert_true(ss_table_find(table, plt.vaddr + 16, &rule, &function));
+  assert_int_equal(rule.cfa_kind, SS_RULE_PLT);
+  assert_int_equal(rule.aux, 9);
+  ss_table_free(table);
+  close_module(&m);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -291,6 +313,7 @@ int main(void)
       cmocka_unit_test(test_table_is_the_rows),
       cmocka_unit_test(test_gaps_and_ends),
       cmocka_unit_test(test_other_sources),
+      cmocka_unit_test(test_stubs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "stacksample/limits.h"
 #include "stopped.h"
@@ -187,6 +188,33 @@ static void test_signal_frame(void **state)
   for (size_t i = 0; i < count; i++)
     signals += frames[i].signal;
   assert_int_equal(signals, 1);
+  stopped_release(&s);
+}
+
+static void on_made_context(void)
+{
+  static char stack[65536];
+  static ucontext_t here, there;
+  getcontext(&there);
+  there.uc_stack.ss_sp = stack;
+  there.uc_stack.ss_size = sizeof stack;
+  there.uc_link = &here;
+  makecontext(&there, outer, 0);
+  swapcontext(&here, &there);
+}
+
+/* The stack of a context ends where makecontext made it begin. */
+static void test_made_context(void **state)
+{
+  (void)state;
+  static const char *const names[] = {"stop_here", "inner", "outer", NULL};
+  struct stopped s;
+  enum ss_end end;
+  stopped_init(&s, stopped_fork(on_made_context));
+  size_t count = unwind_all(&s, &end);
+  assert_int_equal(end, SS_END_COMPLETE);
+  expect_in_order(count, names);
+  assert_int_equal(stopped_find(frames, count, 0, "outer") + 1, count);
   stopped_release(&s);
 }
 
@@ -488,6 +516,7 @@ int main(void)
       cmocka_unit_test(test_call_chain),
       cmocka_unit_test(test_unknown_frame_pointer),
       cmocka_unit_test(test_audit),
+      cmocka_unit_test(test_made_context),
       cmocka_unit_test(test_signal_frame),
       cmocka_unit_test(test_signal_stack),
       cmocka_unit_test(test_deeper_than_snapshot),
