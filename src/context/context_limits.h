@@ -1,4 +1,4 @@
-/* Between time_limits.c, pytest_limits.c and unwrap.c. */
+/* Between time_limits.c, pytest_limits.c, pytest_config.c and unwrap.c. */
 #ifndef SS_CONTEXT_LIMITS_H
 #define SS_CONTEXT_LIMITS_H
 
@@ -10,5 +10,18 @@ void ss_time_limits_add(struct ss_time_limits *l, enum ss_limit_kind kind, doubl
 void ss_pytest_limits_find(struct ss_time_limits *l, char *const *words,
                            const char *const *settings, size_t n_settings,
                            char *const *environment, int cwd_fd);
+
+struct ss_pytest_config {
+  char file[64];       /* its name */
+  const char *section; /* of it that is pytest's; NULL: there is no file */
+  bool toml;
+  struct ss_buf text;
+};
+/* The file that pytest takes when it is started in the folder `cwd_fd` (-1: none).
+ * `file` is that of -c, or NULL. `arguments` are its words that are no options, each
+ * with its NUL. */
+void ss_pytest_config_find(struct ss_pytest_config *config, int cwd_fd, const char *file,
+                           const struct ss_buf *arguments);
+void ss_pytest_config_release(struct ss_pytest_config *config);
 
 #endif

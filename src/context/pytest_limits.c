@@ -1,9 +1,8 @@
 /*
- * pytest-timeout's settings, by pytest's own rules: the first ini file of the
- * working folder that has its section; ini `addopts`, then PYTEST_ADDOPTS, then
- * the command line, later words winning; ini < PYTEST_TIMEOUT < --timeout. Only the
- * setting that is in force is listed. What markers say is only seen in the live run
- * (pytest_marker.c).
+ * pytest-timeout's settings, by pytest's own rules: `addopts` of its configuration file
+ * (pytest_config.c), then PYTEST_ADDOPTS, then the command line, later words winning;
+ * file < PYTEST_TIMEOUT < --timeout. Only the setting that is in force is listed. What
+ * markers say is only seen in the live run (pytest_marker.c).
  */
 #include <ctype.h>
 #include <math.h>
@@ -12,15 +11,15 @@
 #include <string.h>
 
 #include "context_limits.h"
-#include "stacksample/fsafe.h"
 #include "stacksample/text.h"
-
-#define INI_MAX (1u << 20)
 
 struct pytest_options { /* NAN: not given */
   double timeout, session, override;
-  bool disabled;       /* -p no:timeout */
-  const char *pending; /* option whose value is the next word, or NULL */
+  bool disabled;            /* -p no:timeout */
+  bool no_more;             /* options: after -- */
+  const char *pending;      /* option whose value is the next word, or NULL */
+  struct ss_buf *arguments; /* words that are no options, each with its NUL; NULL */
+  struct ss_buf *file;      /* of -c; NULL */
 };
 
 /* ---- words ------------------------------------------------------------------------ */
@@ -34,6 +33,14 @@ static double number(const char *text)
   return end == text || *end || !isfinite(value) ? NAN : value;
 }
 
+static void take_file(struct pytest_options *p, const char *value)
+{
+  if (p->file == NULL)
+    return;
+  ss_buf_clear(p->file);
+  ss_buf_adds(p->file, value);
+}
+
 static void take_value(struct pytest_options *p, const char *option, const char *value)
 {
   if (strcmp(option, "--timeout") == 0)
@@ -42,19 +49,46 @@ static void take_value(struct pytest_options *p, const char *option, const char 
     p->session = number(value);
   else if (strcmp(option, "-p") == 0)
     p->disabled = p->disabled || strcmp(value, "no:timeout") == 0;
-  else if (ss_starts_with(value, "timeout="))
+  else if (strcmp(option, "-c") == 0 || strcmp(option, "--config-file") == 0)
+    take_file(p, value);
+  else if ((strcmp(option, "-o") == 0 || strcmp(option, "--override-ini") == 0) &&
+           ss_starts_with(value, "timeout="))
     p->override = number(value + 8);
 }
 
-static void take_word(struct pytest_options *p, const char *word)
+/* Options with a value, which may be the next word; it is no argument then. */
+static const char *const options[] = {"--timeout",
+                                      "--session-timeout",
+                                      "--override-ini",
+                                      "--config-file",
+                                      "--timeout-method",
+                                      "--rootdir",
+                                      "--confcutdir",
+                                      "--basetemp",
+                                      "--junitxml",
+                                      "--junit-xml",
+                                      "--ignore",
+                                      "--ignore-glob",
+                                      "--deselect",
+                                      "--log-file",
+                                      "--durations",
+                                      "--maxfail",
+                                      "--tb",
+                                      "--import-mode",
+                                      "--html",
+                                      "--dist",
+                                      "--numprocesses",
+                                      "-c",
+                                      "-k",
+                                      "-m",
+                                      "-n",
+                                      "-o",
+                                      "-p",
+                                      "-r",
+                                      "-W"};
+
+static void take_option(struct pytest_options *p, const char *word)
 {
-  static const char *const options[] = {"--timeout", "--session-timeout",
-                                        "--override-ini", "-o", "-p"};
-  if (p->pending) {
-    take_value(p, p->pending, word);
-    p->pending = NULL;
-    return;
-  }
   for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
     size_t n = strlen(options[i]);
     if (strncmp(word, options[i], n) != 0)
@@ -65,7 +99,23 @@ static void take_word(struct pytest_options *p, const char *word)
       take_value(p, options[i], word + n + 1);
     else if (n == 2)
       take_value(p, options[i], word + n);
+    else
+      continue; /* --ignore and --ignore-glob */
     return;
+  }
+}
+
+static void take_word(struct pytest_options *p, const char *word)
+{
+  if (p->pending) {
+    take_value(p, p->pending, word);
+    p->pending = NULL;
+  } else if (!p->no_more && strcmp(word, "--") == 0) {
+    p->no_more = true;
+  } else if (!p->no_more && word[0] == '-') {
+    take_option(p, word);
+  } else if (p->arguments) {
+    ss_buf_add(p->arguments, word, strlen(word) + 1);
   }
 }
 
@@ -101,75 +151,7 @@ static void take_text(struct pytest_options *p, const char *text, bool list)
   ss_buf_release(&word);
 }
 
-/* ---- ini files ------------------------------------------------------------------- */
-
-static const char *line_end(const char *s, const char *end)
-{
-  const char *nl = memchr(s, '\n', (size_t)(end - s));
-  return nl ? nl : end;
-}
-
-static const char *next_line(const char *s, const char *end)
-{
-  const char *eol = line_end(s, end);
-  return eol < end ? eol + 1 : end;
-}
-
-static bool is_section(const char *line, const char *end, const char *section)
-{
-  size_t n = strlen(section);
-  while (end > line && isspace((unsigned char)end[-1]))
-    end--;
-  return (size_t)(end - line) == n + 2 && line[0] == '[' &&
-         memcmp(line + 1, section, n) == 0 && line[n + 1] == ']';
-}
-
-/* Where the value of `key` starts in this line, or NULL. */
-static const char *key_value(const char *line, const char *end, const char *key)
-{
-  size_t n = strlen(key);
-  if ((size_t)(end - line) <= n || memcmp(line, key, n) != 0)
-    return NULL;
-  const char *p = line + n;
-  while (p < end && (*p == ' ' || *p == '\t'))
-    p++;
-  return p < end && (*p == '=' || *p == ':') ? p + 1 : NULL;
-}
-
-/* Does the value go on in the line `next`: indented, or an open TOML list? */
-static bool goes_on(const struct ss_buf *value, const char *next, const char *end)
-{
-  const char *text = ss_buf_str(value);
-  text += strspn(text, " \t\r\n");
-  if (*text == '[')
-    return !strchr(text, ']');
-  return next < end && (*next == ' ' || *next == '\t');
-}
-
-bool ss_ini_value(const char *text, size_t len, const char *section, const char *key,
-                  struct ss_buf *out)
-{
-  const char *end = text + len;
-  bool inside = false;
-
-  for (const char *line = text; line < end;) {
-    const char *eol = line_end(line, end);
-    const char *value = inside ? key_value(line, eol, key) : NULL;
-    if (*line == '[')
-      inside = is_section(line, eol, section);
-    line = next_line(line, end);
-    if (!value)
-      continue;
-    ss_buf_add(out, value, (size_t)(eol - value));
-    while (line < end && goes_on(out, line, end)) {
-      ss_buf_addc(out, '\n');
-      ss_buf_add(out, line, (size_t)(line_end(line, end) - line));
-      line = next_line(line, end);
-    }
-    return true;
-  }
-  return false;
-}
+/* ---- the ini file ----------------------------------------------------------------- */
 
 struct ini {
   double timeout, session;
@@ -207,48 +189,20 @@ static void take_addopts(struct pytest_options *p, struct ss_buf *value, bool to
   take_text(p, start, *start == '[');
 }
 
-static bool has_section(const struct ss_buf *text, const char *section)
+static void take_ini(const struct ss_pytest_config *config, struct ini *ini,
+                     struct pytest_options *p)
 {
-  const char *s = ss_buf_str(text), *end = s + text->len;
-  for (; s < end; s = next_line(s, end))
-    if (is_section(s, line_end(s, end), section))
-      return true;
-  return false;
-}
+  const char *section = config->section;
+  struct ss_buf addopts = {0};
 
-/* In pytest's order; the first file that has its section is the only one. */
-static const struct ini_file {
-  const char *file, *section;
-  bool toml;
-} ini_files[] = {
-    {"pytest.toml", "pytest", true},
-    {".pytest.toml", "pytest", true},
-    {"pytest.ini", "pytest", false},
-    {".pytest.ini", "pytest", false},
-    {"pyproject.toml", "tool.pytest", true},
-    {"pyproject.toml", "tool.pytest.ini_options", true},
-    {"tox.ini", "pytest", false},
-    {"setup.cfg", "tool:pytest", false},
-};
-
-static void read_ini(int cwd_fd, struct ini *ini, struct pytest_options *p)
-{
-  struct ss_buf text = {0}, addopts = {0};
-
-  *ini = (struct ini){NAN, NAN, NULL};
-  for (size_t i = 0; i < sizeof ini_files / sizeof ini_files[0] && cwd_fd >= 0; i++) {
-    const struct ini_file *f = &ini_files[i];
-    if (ss_file_read_all(cwd_fd, f->file, INI_MAX, &text, NULL) != SS_ERR_OK ||
-        !has_section(&text, f->section))
-      continue;
-    ini->file = f->file;
-    ini->timeout = ini_number(&text, f->section, "timeout");
-    ini->session = ini_number(&text, f->section, "session_timeout");
-    if (ss_ini_value(ss_buf_str(&text), text.len, f->section, "addopts", &addopts))
-      take_addopts(p, &addopts, f->toml);
-    break;
-  }
-  ss_buf_release(&text);
+  *ini = (struct ini){NAN, NAN, section ? config->file : NULL};
+  if (section == NULL)
+    return;
+  ini->timeout = ini_number(&config->text, section, "timeout");
+  ini->session = ini_number(&config->text, section, "session_timeout");
+  if (ss_ini_value(ss_buf_str(&config->text), config->text.len, section, "addopts",
+                   &addopts))
+    take_addopts(p, &addopts, config->toml);
   ss_buf_release(&addopts);
 }
 
@@ -270,7 +224,7 @@ static const char *lookup(const char *const *settings, size_t n, char *const *en
 static void add_test_limit(struct ss_time_limits *l, const struct pytest_options *p,
                            const struct ini *ini, double env)
 {
-  char ini_source[64];
+  char ini_source[96];
   snprintf(ini_source, sizeof ini_source, "pytest-timeout, %s",
            ini->file ? ini->file : "ini");
   const struct {
@@ -289,24 +243,46 @@ static void add_test_limit(struct ss_time_limits *l, const struct pytest_options
   }
 }
 
+/* The words in their order: PYTEST_ADDOPTS come first. */
+static void take_words(struct pytest_options *p, const char *addopts, char *const *words)
+{
+  if (addopts)
+    take_text(p, addopts, false);
+  for (p->pending = NULL; *words; words++)
+    take_word(p, *words);
+}
+
+static void find_config(const char *addopts, char *const *words, int cwd_fd,
+                        struct ss_pytest_config *config)
+{
+  struct ss_buf arguments = {0}, file = {0};
+  struct pytest_options p = {.arguments = &arguments, .file = &file};
+
+  take_words(&p, addopts, words);
+  ss_pytest_config_find(config, cwd_fd, file.len > 0 ? file.data : NULL, &arguments);
+  ss_buf_release(&arguments);
+  ss_buf_release(&file);
+}
+
 void ss_pytest_limits_find(struct ss_time_limits *l, char *const *words,
                            const char *const *settings, size_t n_settings,
                            char *const *environment, int cwd_fd)
 {
-  struct pytest_options p = {NAN, NAN, NAN, false, NULL};
+  struct pytest_options p = {.timeout = NAN, .session = NAN, .override = NAN};
+  struct ss_pytest_config config = {0};
   struct ini ini;
   const char *addopts = lookup(settings, n_settings, environment, "PYTEST_ADDOPTS");
   const char *env = lookup(settings, n_settings, environment, "PYTEST_TIMEOUT");
 
-  read_ini(cwd_fd, &ini, &p);
-  if (addopts)
-    take_text(&p, addopts, false);
-  for (p.pending = NULL; *words; words++)
-    take_word(&p, *words);
-  if (p.disabled)
-    return;
-  add_test_limit(l, &p, &ini, env ? number(env) : NAN);
-  double session = isnan(p.session) ? ini.session : p.session;
-  if (!isnan(session) && session > 0)
-    ss_time_limits_add(l, SS_LIMIT_SESSION, session, "pytest-timeout, --session-timeout");
+  find_config(addopts, words, cwd_fd, &config);
+  take_ini(&config, &ini, &p);
+  take_words(&p, addopts, words);
+  if (!p.disabled) {
+    add_test_limit(l, &p, &ini, env ? number(env) : NAN);
+    double session = isnan(p.session) ? ini.session : p.session;
+    if (!isnan(session) && session > 0)
+      ss_time_limits_add(l, SS_LIMIT_SESSION, session,
+                         "pytest-timeout, --session-timeout");
+  }
+  ss_pytest_config_release(&config);
 }

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "stacksample/time_limits.h"
@@ -164,6 +165,60 @@ static void test_ini_files(void **state)
   rmdir(path);
 }
 
+/* Which file it is, in a tree of folders; the limits tell them apart. */
+static void test_ini_is_found(void **state)
+{
+  char path[] = "/tmp/ss-ini-XXXXXX", absolute[64];
+  char **none = WORDS("A=b");
+  (void)state;
+  assert_non_null(mkdtemp(path));
+  int top = open(path, O_RDONLY | O_DIRECTORY);
+  assert_int_equal(mkdirat(top, "a", 0700), 0);
+  assert_int_equal(mkdirat(top, "a/tests", 0700), 0);
+  assert_int_equal(mkdirat(top, "a/testing", 0700), 0);
+  int a = openat(top, "a", O_RDONLY | O_DIRECTORY);
+  int tests = openat(a, "tests", O_RDONLY | O_DIRECTORY);
+  put_file(tests, "test_x.py", "");
+  put_file(a, "tox.ini", "[pytest]\ntimeout = 5\n");
+  put_file(a, "other.ini", "[pytest]\ntimeout = 6\n");
+  snprintf(absolute, sizeof absolute, "%s/a/tests/test_x.py::test_y[a::b]", path);
+  /* above where it is started, and above the arguments */
+  check_test_limit(WORDS("pytest"), none, tests, 5, "tox.ini");
+  check_test_limit(WORDS("pytest", "test_x.py::test_y"), none, tests, 5, "tox.ini");
+  check_test_limit(WORDS("pytest", "-k", "..", "a//./tests/"), none, top, 5, "tox.ini");
+  check_test_limit(WORDS("pytest", "--", absolute), none, top, 5, "tox.ini");
+  check_test_limit(WORDS("pytest", "a/tests/../testing", absolute), none, top, 5, "tox");
+  check_test_limit(WORDS("pytest"), WORDS("PYTEST_ADDOPTS=a/tests"), top, 5, "tox.ini");
+  check_test_limit(WORDS("pytest", "no/such/file"), none, top, 0, NULL);
+  check_test_limit(WORDS("pytest", "--rootdir", "a", "--junitxml", "a"), none, top, 0,
+                   NULL);
+  check_test_limit(WORDS("pytest", "-c", "a/other.ini", "a"), none, top, 6, "other.ini");
+  check_test_limit(WORDS("pytest", "-cother.ini"), none, a, 6, "other.ini");
+  check_test_limit(WORDS("pytest", "--config-file=../other.ini"), none, tests, 6,
+                   "other.ini");
+  /* pytest.ini is pytest's own though it says nothing, and the nearest file counts */
+  put_file(tests, "pytest.ini", "");
+  check_test_limit(WORDS("pytest", absolute), none, top, 0, NULL);
+  check_test_limit(WORDS("pytest", "a/testing", absolute), none, top, 5, "tox.ini");
+  /* nothing above what they have in common: the arguments' own */
+  unlinkat(a, "tox.ini", 0);
+  put_file(tests, "pytest.ini", "[pytest]\ntimeout = 7\n");
+  check_test_limit(WORDS("pytest", "a/testing", "a/tests"), none, top, 7, "pytest.ini");
+  put_file(a, "setup.py", "");
+  check_test_limit(WORDS("pytest", "a/testing", "a/tests"), none, top, 0, NULL);
+  static const char *const files[] = {"a/tests/test_x.py", "a/tests/pytest.ini",
+                                      "a/other.ini", "a/setup.py"};
+  static const char *const folders[] = {"a/tests", "a/testing", "a"};
+  for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+    assert_int_equal(unlinkat(top, files[i], 0), 0);
+  for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
+    assert_int_equal(unlinkat(top, folders[i], AT_REMOVEDIR), 0);
+  close(tests);
+  close(a);
+  close(top);
+  assert_int_equal(rmdir(path), 0);
+}
+
 static void test_ini_every_prefix(void **state)
 {
   static const char text[] =
@@ -208,6 +263,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_unwrap),           cmocka_unit_test(test_timeout1),
       cmocka_unit_test(test_pytest_options),   cmocka_unit_test(test_ini_files),
-      cmocka_unit_test(test_ini_every_prefix), cmocka_unit_test(test_first_and_warning)};
+      cmocka_unit_test(test_ini_is_found),     cmocka_unit_test(test_ini_every_prefix),
+      cmocka_unit_test(test_first_and_warning)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
