@@ -12,14 +12,15 @@
 
 #include "causes_priv.h"
 
-enum { FAULT = 1, UNMAP = 2, SLOW_CHECK = 4, TORCH = 8 };
+enum { FAULT = 1, UNMAP = 2, SLOW_CHECK = 4, TORCH = 8, IMPORT = 16 };
 
 struct scan {
   const struct ss_profile *p;
   uint8_t *flags;   /* of each trie node, with those of its callers */
   uint32_t *python; /* innermost Python node down to here, or SS_ID_NONE */
-  struct ss_idmap fault_sites, python_sites; /* frame and line -> ns */
-  struct ss_idmap spin_frames;               /* frame -> ns */
+  uint32_t *import; /* the Python node that imports, or SS_ID_NONE */
+  struct ss_idmap fault_sites, python_sites, import_sites; /* frame and line -> ns */
+  struct ss_idmap spin_frames;                             /* frame -> ns */
 };
 
 static const struct {
@@ -30,6 +31,16 @@ static const struct {
     {"[kernel: madvise]", UNMAP},    {"[kernel: brk]", UNMAP},
     {"[kernel: mremap]", UNMAP},
 };
+
+static uint8_t python_flag(const char *name, const char *file)
+{
+  if (strcmp(name, "_slow_gradcheck") == 0 && strstr(file, "torch/autograd/gradcheck.py"))
+    return SLOW_CHECK;
+  if (strcmp(name, "_find_and_load") == 0 &&
+      strcmp(file, "<frozen importlib._bootstrap>") == 0)
+    return IMPORT;
+  return 0;
+}
 
 static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
 {
@@ -43,10 +54,7 @@ static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
     }
     return 0;
   case SS_FRAME_PYTHON:
-    return strcmp(name, "_slow_gradcheck") == 0 &&
-                   strstr(ss_profile_str(p, f->file), "torch/autograd/gradcheck.py")
-               ? SLOW_CHECK
-               : 0;
+    return python_flag(name, ss_profile_str(p, f->file));
   case SS_FRAME_NATIVE:
     return ss_starts_with(ss_library_name(p, f), "libtorch") ? TORCH : 0;
   case SS_FRAME_KERNEL:
@@ -55,19 +63,31 @@ static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
   return 0;
 }
 
+/* Is it code of the command, not of a library? What that imports says most. */
+static bool is_own(const struct ss_profile *p, uint32_t python)
+{
+  return python != SS_ID_NONE &&
+         !ss_file_is_library(ss_profile_str(p, p->frames[p->stacks[python].frame].file));
+}
+
 static bool scan_init(struct scan *s, const struct ss_profile *p)
 {
   *s = (struct scan){.p = p};
   s->flags = calloc(p->n_stacks + 1, sizeof *s->flags);
   s->python = calloc(p->n_stacks + 1, sizeof *s->python);
-  if (!s->flags || !s->python)
+  s->import = calloc(p->n_stacks + 1, sizeof *s->import);
+  if (!s->flags || !s->python || !s->import)
     return false;
   for (size_t i = 0; i < p->n_stacks; i++) {
     const struct ss_stack_row *node = &p->stacks[i];
     const struct ss_frame_row *frame = &p->frames[node->frame];
     bool child = node->parent < i;
-    s->flags[i] = (uint8_t)((child ? s->flags[node->parent] : 0) | flag_of(p, frame));
+    uint8_t flag = flag_of(p, frame);
+    s->flags[i] = (uint8_t)((child ? s->flags[node->parent] : 0) | flag);
     s->python[i] = child ? s->python[node->parent] : SS_ID_NONE;
+    s->import[i] = child ? s->import[node->parent] : SS_ID_NONE;
+    if (flag == IMPORT && (s->import[i] == SS_ID_NONE || is_own(p, s->python[i])))
+      s->import[i] = s->python[i];
     if (frame->kind == SS_FRAME_PYTHON)
       s->python[i] = (uint32_t)i;
   }
@@ -78,8 +98,10 @@ static void scan_release(struct scan *s)
 {
   free(s->flags);
   free(s->python);
+  free(s->import);
   ss_idmap_release(&s->fault_sites);
   ss_idmap_release(&s->python_sites);
+  ss_idmap_release(&s->import_sites);
   ss_idmap_release(&s->spin_frames);
 }
 
@@ -106,9 +128,8 @@ static bool is_openmp(const char *library)
          ss_starts_with(library, "libiomp");
 }
 
-static uint64_t site_key(const struct scan *s, uint32_t stack)
+static uint64_t site_key(const struct scan *s, uint32_t node)
 {
-  uint32_t node = s->python[stack];
   if (node == SS_ID_NONE)
     return (uint64_t)SS_ID_NONE << 32;
   return (uint64_t)s->p->stacks[node].frame << 32 | (uint32_t)s->p->stacks[node].line;
@@ -119,25 +140,30 @@ static bool add_row(struct scan *s, struct ss_cause_facts *facts,
 {
   const struct ss_frame_row *leaf = &s->p->frames[s->p->stacks[t->stack].frame];
   uint8_t flags = s->flags[t->stack];
-  bool ok = true;
+  bool ok =
+      !(flags & IMPORT) ||
+      ss_idmap_add(&s->import_sites, site_key(s, s->import[t->stack]), t->weight_ns);
 
+  facts->import_ns += flags & IMPORT ? t->weight_ns : 0;
   facts->rows_ns += t->weight_ns;
   facts->torch = facts->torch || (flags & TORCH);
   facts->slow_check_ns += flags & SLOW_CHECK ? t->weight_ns : 0;
   if (t->state == SS_STATE_KERNEL && (flags & FAULT)) {
     facts->fault_ns += t->weight_ns;
-    ok = ss_idmap_add(&s->fault_sites, site_key(s, t->stack), t->weight_ns);
+    ok = ok &&
+         ss_idmap_add(&s->fault_sites, site_key(s, s->python[t->stack]), t->weight_ns);
   } else if (t->state == SS_STATE_KERNEL && (flags & UNMAP)) {
     facts->unmap_ns += t->weight_ns;
   } else if (t->state == SS_STATE_SPIN) {
     bool openmp = is_openmp(ss_library_name(s->p, leaf));
     facts->spin_ns += t->weight_ns;
     facts->openmp_spin_ns += openmp ? t->weight_ns : 0;
-    ok = !openmp ||
-         ss_idmap_add(&s->spin_frames, s->p->stacks[t->stack].frame, t->weight_ns);
+    ok = ok && (!openmp || ss_idmap_add(&s->spin_frames, s->p->stacks[t->stack].frame,
+                                        t->weight_ns));
   } else if (t->state == SS_STATE_USER && in_interpreter(s->p, t->stack)) {
     facts->python_ns += t->weight_ns;
-    ok = ss_idmap_add(&s->python_sites, site_key(s, t->stack), t->weight_ns);
+    ok = ok &&
+         ss_idmap_add(&s->python_sites, site_key(s, s->python[t->stack]), t->weight_ns);
   }
   return ok;
 }
@@ -202,6 +228,7 @@ enum ss_err ss_cause_facts(struct ss_cause_facts *facts, struct ss_figures *f,
   }
   facts->n_sites = largest(&s.fault_sites, facts->sites);
   facts->n_lines = largest(&s.python_sites, facts->lines);
+  facts->n_imports = largest(&s.import_sites, facts->imports);
   find_spin_text(facts, &s, f);
   find_threads(facts, f);
   scan_release(&s);

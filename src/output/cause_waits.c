@@ -32,6 +32,8 @@ enum kind {
   DEVICE,
   SLEEP,
   POLL,
+  THROTTLED,
+  STARVED,
   OTHER,
   KINDS,
 };
@@ -39,26 +41,33 @@ static const struct {
   const char *name, *title, *text;
   const char *small; /* in the list of what is no cause; NULL: not told */
   bool others;       /* what the other threads did says more */
+  const char *attempt;
 } kinds[KINDS] = {
     {"gil_contention", "Waiting for the GIL", "other threads hold the interpreter's lock",
-     "the GIL", true},
+     "the GIL", true, NULL},
     {"lock_contention", "Waiting for locks", "something else holds the lock", "locks",
-     true},
+     true, NULL},
     {"thread_wait", "Waiting for other threads",
-     "another thread has to act first, or to end", NULL, true},
+     "another thread has to act first, or to end", NULL, true, NULL},
     {"child_wait", "Waiting for child processes", "a child process has to end first",
-     "child processes", false},
-    {"disk_wait", "Waiting for the disk", "files are read or written", "the disk", false},
+     "child processes", false, NULL},
+    {"disk_wait", "Waiting for the disk", "files are read or written", "the disk", false,
+     NULL},
     {"network_wait", "Waiting for the network", "the other end of a connection is silent",
-     "the network", false},
+     "the network", false, NULL},
     {"pipe_wait", "Waiting for a pipe or local socket",
-     "another process or thread has to write or read first", NULL, true},
+     "another process or thread has to write or read first", NULL, true, NULL},
     {"device_wait", "Waiting for a terminal or device",
-     "input has to come, or output to be taken", NULL, false},
-    {"sleep", "Sleeping", "the code asks for it", "a time to pass", false},
+     "input has to come, or output to be taken", NULL, false, NULL},
+    {"sleep", "Sleeping", "the code asks for it", "a time to pass", false, NULL},
     {"poll_wait", "Waiting for descriptors", "none of those that are polled is ready",
-     NULL, true},
-    {"other_wait", "Waiting", "what for is in its stacks", NULL, true},
+     NULL, true, NULL},
+    {"cpu_throttled", "Held back by a CPU quota",
+     "the cgroup it runs in has used up its share of the CPUs", NULL, false,
+     "a larger CPU quota of the container or cgroup, or fewer threads (OMP_NUM_THREADS)"},
+    {"cpu_starved", "Waiting for a CPU", "it could run, but other programs have the CPUs",
+     "a free CPU", false, "the same on a machine that does nothing else"},
+    {"other_wait", "Waiting", "what for is in its stacks", NULL, true, NULL},
 };
 
 /* The first row that begins a reason tells its kind. */
@@ -86,6 +95,8 @@ static const struct {
     {"[wait: pselect", POLL},
     {"[wait: epoll", POLL},
     {"[wait: eventfd", POLL},
+    {"[runnable: throttled", THROTTLED},
+    {"[runnable", STARVED},
     {"[wait", OTHER},
 };
 
@@ -209,6 +220,11 @@ static bool is_main(const struct ss_profile *p, uint32_t thread)
   return t->tid == p->processes[t->process].pid;
 }
 
+static bool is_counted(uint8_t state)
+{
+  return ss_state_waiting(state) || state == SS_STATE_RUNNABLE;
+}
+
 static uint64_t life_of(const struct ss_figures *f, uint32_t process)
 {
   const struct ss_process_row *row = &f->p->processes[process];
@@ -280,7 +296,7 @@ static bool gather(struct waits *w, struct ss_figures *f)
   }
   for (size_t i = 0; i < p->n_totals && ok; i++) {
     const struct ss_total *t = &p->totals[i];
-    if (t->weight_ns > 0 && ss_state_waiting(t->state) && is_main(p, t->thread) &&
+    if (t->weight_ns > 0 && is_counted(t->state) && is_main(p, t->thread) &&
         w->critical[p->threads[t->thread].process])
       ok = add(w, t);
   }
@@ -367,7 +383,7 @@ static void add_phase(struct waits *w, struct ss_cause *c, enum kind kind)
       most_ns = ns;
       most = (uint32_t)key;
     }
-  if (most != SS_ID_NONE) {
+  if (most != SS_ID_NONE && most_ns >= w->ns[kind] / 2) {
     ss_put_seconds(&line, most_ns);
     ss_buf_addf(&line, " s of it in %s",
                 ss_texts_str(&w->f->texts, ss_phase_text(&w->f->texts, most), NULL));
@@ -437,9 +453,12 @@ static void fill(struct waits *w, struct ss_cause *c, enum kind kind)
 {
   const struct row *first = first_of(w, kind);
 
-  ss_buf_addf(&c->text, "The main thread%s waits: %s; most of it in ",
-              w->tests ? " of the tests" : "", kinds[kind].text);
-  put_place(&c->text, w->f, first);
+  ss_buf_addf(&c->text, "The main thread%s waits: %s", w->tests ? " of the tests" : "",
+              kinds[kind].text);
+  if (first->inner != SS_ID_NONE) {
+    ss_buf_adds(&c->text, "; most of it in ");
+    put_place(&c->text, w->f, first);
+  }
   add_rows(w, c, kind);
   if (w->tests)
     add_phase(w, c, kind);
@@ -449,16 +468,29 @@ static void fill(struct waits *w, struct ss_cause *c, enum kind kind)
     add_dump(w, c);
 }
 
+/* Where threads of the command take each other's CPUs, that is said already. */
+static bool is_said(const struct ss_causes *causes, enum kind kind)
+{
+  for (size_t i = 0; i < causes->count && kind == STARVED; i++)
+    if (strcmp(causes->items[i].name, "oversubscription") == 0)
+      return true;
+  return false;
+}
+
 static void judge(struct waits *w, struct ss_causes *causes, enum kind kind)
 {
   double share = w->life_ns ? 100 * (double)w->ns[kind] / (double)w->life_ns : 0;
 
+  if (is_said(causes, kind))
+    return;
   if (share >= SHARE_LEAST) {
     struct ss_cause *c =
         ss_cause_add(causes, kinds[kind].name, kinds[kind].title, "wall");
     c->share_pct = c->weight_pct = fmin(100, share);
     c->ns = w->ns[kind];
     fill(w, c, kind);
+    if (kinds[kind].attempt)
+      ss_json_item(c->attempts, NULL, cJSON_CreateString(kinds[kind].attempt));
   } else if (kinds[kind].small) {
     ss_cause_dismiss(&causes->no_waits, kinds[kind].small, share);
   }

@@ -213,6 +213,33 @@ static void judge_gradcheck(struct judge *j)
                                "change the test");
 }
 
+static void judge_imports(struct judge *j)
+{
+  of_cpu(j, j->facts->import_ns);
+  ss_buf_adds(&j->cause->text, "Modules are imported, not tests run");
+  add_sites(j, j->facts->imports, j->facts->n_imports, j->facts->import_ns);
+  add_text(j->cause->attempts, "python -X importtime -m pytest ... lists the modules");
+}
+
+/* Its wall time: what is computed in it has causes of its own. */
+static void judge_collection(struct judge *j)
+{
+  const struct ss_figures *f = j->f;
+  uint64_t ns = 0;
+
+  for (size_t i = 0; i < f->p->n_phases; i++) {
+    const struct ss_phase_row *row = &f->p->phases[f->tests[i].phase];
+    if (strcmp(ss_profile_str(f->p, row->test), "(collection)") == 0 &&
+        f->tests[i].wall_ns > ns)
+      ns = f->tests[i].wall_ns;
+  }
+  j->cause->share_pct = 100 * fmin(1, wall_share(f, ns));
+  j->cause->ns = ns;
+  ss_buf_adds(&j->cause->text, "Before the first test, pytest imports and collects");
+  add_text(j->cause->attempts, "naming the files or tests that are wanted: the others "
+                               "are not imported");
+}
+
 /* More threads want to run than there are CPUs, though ours have them all. */
 static void judge_oversubscription(struct judge *j)
 {
@@ -272,6 +299,8 @@ static const struct rule {
     {"gradcheck_slow_mode", "gradcheck in slow mode", "cpu", 50, judge_gradcheck, false},
     {"oversubscription", "More threads than CPUs", "wall", 20, judge_oversubscription,
      false},
+    {"import_time", "Imports", "cpu", 40, judge_imports, false},
+    {"collection_time", "Collection of tests", "wall", 40, judge_collection, false},
     {"one_thread_busy", "One thread busy", "wall", 80, judge_one_thread, false},
 };
 

@@ -27,6 +27,9 @@ struct ss_cause_facts {
   size_t n_sites;
   struct ss_site lines[SS_SITES_MAX]; /* of the interpreter itself */
   size_t n_lines;
+  uint64_t import_ns;                   /* under an import statement */
+  struct ss_site imports[SS_SITES_MAX]; /* the outermost ones */
+  size_t n_imports;
   size_t spinners; /* threads that span */
   bool torch;      /* it was mapped and on a stack */
   uint64_t top_ns; /* CPU time of the busiest thread, */

@@ -191,6 +191,41 @@ static void python_and_gradcheck(void **state)
   finish(&r);
 }
 
+static void imports_and_collection(void **state)
+{
+  struct run r;
+  start(&r, state, 20);
+  uint32_t t = thread(&r);
+  struct ss_phase_row phase = {.process = r.process,
+                               .test = fixture_string(r.store, "(collection)"),
+                               .phase = fixture_string(r.store, ""),
+                               .start_ns = T0,
+                               .end_ns = T0 + 12 * S};
+  ss_store_phase(r.store, &phase);
+  uint32_t pytest = frame(&r, SS_ID_NONE, SS_FRAME_PYTHON, "import_path",
+                          "/x/site-packages/_pytest/pathlib.py", 5);
+  uint32_t load = frame(&r, pytest, SS_FRAME_PYTHON, "_find_and_load",
+                        "<frozen importlib._bootstrap>", 1);
+  uint32_t own = frame(&r, load, SS_FRAME_PYTHON, "<module>", "/t/test_x.py", 3);
+  uint32_t again = frame(&r, own, SS_FRAME_PYTHON, "_find_and_load",
+                         "<frozen importlib._bootstrap>", 1);
+  uint32_t torch = frame(&r, again, SS_FRAME_PYTHON, "<module>",
+                         "/x/site-packages/torch/__init__.py", 8);
+  uint32_t deep = frame(&r, torch, SS_FRAME_PYTHON, "_find_and_load",
+                        "<frozen importlib._bootstrap>", 1);
+  spend(&r, t, deep, SS_STATE_USER, 100);
+  spend(&r, t, frame(&r, pytest, SS_FRAME_NATIVE, "mm", "/x/a.so", 0), SS_STATE_USER, 50);
+  judge(&r, state);
+  const struct ss_cause *c = cause(&r, "import_time");
+  assert_non_null(c);
+  assert_true(c->share_pct > 66 && c->share_pct < 67);
+  assert_true(says(c->evidence, "100 % of it in <module> (/t/test_x.py:1), line 3"));
+  c = cause(&r, "collection_time");
+  assert_non_null(c);
+  assert_true(c->share_pct > 59.9 && c->share_pct < 60.1);
+  finish(&r);
+}
+
 static void one_busy_thread_on_four_cpus(void **state)
 {
   struct run r;
@@ -286,6 +321,8 @@ static void every_reason_has_its_cause(void **state)
                {SS_STATE_CHILD, "[child]", "child_wait"},
                {SS_STATE_SLEEP, "[sleep]", "sleep"},
                {SS_STATE_WAIT, "[wait: condition]", "thread_wait"},
+               {SS_STATE_RUNNABLE, "[runnable: throttled]", "cpu_throttled"},
+               {SS_STATE_RUNNABLE, "[runnable]", "cpu_starved"},
                {SS_STATE_WAIT, "[wait: epoll]", "poll_wait"},
                {SS_STATE_WAIT, "[wait: semop]", "other_wait"}};
 
@@ -336,6 +373,7 @@ int main(void)
       TMPDIR_TEST(page_faults_name_the_lines_that_allocate),
       TMPDIR_TEST(spinning_is_a_cause_in_openmp_only),
       TMPDIR_TEST(python_and_gradcheck),
+      TMPDIR_TEST(imports_and_collection),
       TMPDIR_TEST(one_busy_thread_on_four_cpus),
       TMPDIR_TEST(too_many_threads_only_where_ours_have_the_cpus),
       TMPDIR_TEST(a_wait_is_named_not_the_little_that_ran),
