@@ -9,9 +9,15 @@
 #include "output_priv.h"
 #include "stacksample/limits.h"
 
+/* What goes first where a trace would be too big, last kind first. */
+enum trace_kind { TRACE_OTHER, TRACE_WAITS, TRACE_NATIVE, TRACE_KINDS };
+
 struct trace_name { /* of a text, escaped for JSON; owned by the arena */
   const char *json;
   size_t len;
+  const char *category;
+  size_t category_len;
+  enum trace_kind kind;
 };
 
 struct trace {
@@ -42,7 +48,7 @@ struct trace_interval {
 
 uint64_t trace_us(const struct trace *t, uint64_t ns);
 void trace_escape(struct ss_buf *out, const char *s, size_t len);
-/* Text escaped for JSON, without quotes. */
+/* Without quotes. */
 struct trace_name trace_name_of(struct trace *t, uint32_t text);
 /* The tree node of a sample; SS_ID_NONE: nothing to show. */
 uint32_t trace_node_of(struct trace *t, const struct ss_sample_row *row);
@@ -50,13 +56,10 @@ uint32_t trace_node_of(struct trace *t, const struct ss_sample_row *row);
  * (which is then moved on), and at most a period beyond its time; false: nothing. */
 bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_t *end_us,
                        struct trace_interval *interval);
-const char *trace_category(const struct trace *t, uint32_t text);
 size_t trace_digits(uint64_t number);
 
 /* ---- slices ------------------------------------------------------------------- */
 
-/* What goes first where a trace would be too big, last kind first. */
-enum trace_kind { TRACE_OTHER, TRACE_WAITS, TRACE_NATIVE, TRACE_KINDS };
 struct trace_cut { /* slices at these depths and below are left out */
   unsigned depth[TRACE_KINDS];
 };

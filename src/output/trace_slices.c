@@ -20,6 +20,7 @@ struct record {
 struct slices {
   struct trace *trace;
   int64_t pid, tid;
+  size_t who;                              /* digits of both */
   uint32_t open[SS_TRACE_DEPTH_MAX + 1];   /* tree node at each depth */
   uint64_t since[SS_TRACE_DEPTH_MAX + 1];  /* when it opened */
   uint32_t record[SS_TRACE_DEPTH_MAX + 1]; /* its record, or SS_ID_NONE: cut */
@@ -31,33 +32,14 @@ struct slices {
   size_t count, cap;
 };
 
-static enum trace_kind kind_of(const struct slices *s, uint32_t text)
-{
-  const struct ss_text *t = &s->trace->texts.texts[text];
-  switch ((enum ss_text_kind)t->kind) {
-  case SS_TEXT_NATIVE:
-  case SS_TEXT_KERNEL:
-  case SS_TEXT_MARK:
-    return TRACE_NATIVE;
-  case SS_TEXT_OPERATOR: /* the operator itself stays, its function may go */
-    return t->op != SS_ID_NONE ? TRACE_NATIVE : TRACE_OTHER;
-  case SS_TEXT_WAIT:
-    return TRACE_WAITS;
-  case SS_TEXT_ROOT:
-  case SS_TEXT_PYTHON:
-  case SS_TEXT_PYLIB:
-    break;
-  }
-  return TRACE_OTHER;
-}
-
-static size_t event_size(const struct slices *s, uint32_t text, uint64_t ts, uint64_t dur)
+/* Of one slice's event; `who` is what the pid and the tid take. */
+static size_t event_size(const struct trace_name *name, size_t who, uint64_t ts,
+                         uint64_t dur)
 {
   static const char shape[] =
       "{\"ph\":\"X\",\"cat\":\"\",\"name\":\"\",\"pid\":,\"tid\":,\"ts\":,\"dur\":},\n";
-  return sizeof shape - 1 + strlen(trace_category(s->trace, text)) +
-         trace_name_of(s->trace, text).len + trace_digits((uint64_t)s->pid) +
-         trace_digits((uint64_t)s->tid) + trace_digits(ts) + trace_digits(dur);
+  return sizeof shape - 1 + name->category_len + name->len + who + trace_digits(ts) +
+         trace_digits(dur);
 }
 
 static void close_slice(struct slices *s, unsigned depth, uint64_t end_us)
@@ -65,9 +47,9 @@ static void close_slice(struct slices *s, unsigned depth, uint64_t end_us)
   uint32_t text = s->trace->tree.nodes[s->open[depth]].text;
   uint64_t dur = end_us - s->since[depth];
   if (s->costs != NULL) {
-    enum trace_kind kind = kind_of(s, text);
-    s->costs->bytes[kind][depth] += event_size(s, text, s->since[depth], dur);
-    s->costs->slices[kind][depth]++;
+    struct trace_name name = trace_name_of(s->trace, text);
+    s->costs->bytes[name.kind][depth] += event_size(&name, s->who, s->since[depth], dur);
+    s->costs->slices[name.kind][depth]++;
   } else if (s->record[depth] != SS_ID_NONE) {
     s->records[s->record[depth]].dur = dur;
   }
@@ -83,7 +65,7 @@ static void close_down_to(struct slices *s, unsigned depth, uint64_t end_us)
 
 static uint32_t new_record(struct slices *s, unsigned depth, uint32_t text, uint64_t ts)
 {
-  bool keep = depth < s->cut->depth[kind_of(s, text)];
+  bool keep = depth < s->cut->depth[trace_name_of(s->trace, text).kind];
   if (!keep || s->count >= SS_ID_NONE ||
       !ss_grow(&s->records, &s->cap, s->count + 1, sizeof *s->records)) {
     s->trace->failed = s->trace->failed || keep;
@@ -140,6 +122,7 @@ static enum ss_err run(struct slices *s, uint32_t thread, struct ss_diag *diag)
   struct ss_profile *p = s->trace->profile;
   s->pid = p->processes[p->threads[thread].process].pid;
   s->tid = p->threads[thread].tid;
+  s->who = trace_digits((uint64_t)s->pid) + trace_digits((uint64_t)s->tid);
   enum ss_err err = ss_profile_samples(p, thread, add_sample, s, diag);
   close_down_to(s, 0, *s->end_us);
   if (err == SS_ERR_OK && s->trace->failed) {
@@ -162,7 +145,7 @@ static void write_record(struct slices *s, struct ss_buf *line, const char *who,
   struct trace_name name = trace_name_of(s->trace, r->text);
   ss_buf_clear(line);
   ss_buf_adds(line, "{\"ph\":\"X\",\"cat\":\"");
-  ss_buf_adds(line, trace_category(s->trace, r->text));
+  ss_buf_add(line, name.category, name.category_len);
   ss_buf_adds(line, "\",\"name\":\"");
   ss_buf_add(line, name.json, name.len);
   ss_buf_adds(line, who);

@@ -22,10 +22,11 @@ uint64_t trace_us(const struct trace *t, uint64_t ns)
 size_t trace_digits(uint64_t number)
 {
   size_t n = 1;
-  for (; number >= 10; number /= 10) {
+  uint64_t limit = 10; /* no division: of the time of a large trace this took a tenth */
+  for (; number >= limit && n < 19; limit *= 10) {
     n++;
   }
-  return n;
+  return number >= limit ? 20 : n;
 }
 
 /* As ss_escape_json, but '<' stays: Perfetto's reader does not undo \u escapes,
@@ -50,34 +51,7 @@ void trace_escape(struct ss_buf *out, const char *s, size_t len)
   ss_buf_release(&escaped);
 }
 
-struct trace_name trace_name_of(struct trace *t, uint32_t text)
-{
-  static const struct trace_name none = {"", 0};
-  size_t had = t->names_count;
-  if (text >= had) {
-    if (!ss_grow(&t->names, &t->names_cap, (size_t)text + 1, sizeof *t->names)) {
-      t->failed = true;
-      return none;
-    }
-    for (t->names_count = (size_t)text + 1; had < t->names_count; had++) {
-      t->names[had] = (struct trace_name){NULL, 0};
-    }
-  }
-  struct trace_name *name = &t->names[text];
-  if (name->json == NULL) {
-    struct ss_buf escaped = {0};
-    size_t len;
-    const char *s = ss_texts_str(&t->texts, text, &len);
-    trace_escape(&escaped, s, len);
-    name->json = ss_arena_strndup(&t->arena, ss_buf_str(&escaped), escaped.len);
-    name->len = escaped.len;
-    t->failed = t->failed || escaped.failed || name->json == NULL;
-    ss_buf_release(&escaped);
-  }
-  return name->json == NULL ? none : *name;
-}
-
-const char *trace_category(const struct trace *t, uint32_t text)
+static const char *category_of(const struct ss_text *x)
 {
   static const char *const words[] = {
       [SS_TEXT_ROOT] = "native",
@@ -89,8 +63,64 @@ const char *trace_category(const struct trace *t, uint32_t text)
       [SS_TEXT_WAIT] = "wait",
       [SS_TEXT_MARK] = "native",
   };
-  const struct ss_text *x = &t->texts.texts[text];
   return x->kind == SS_TEXT_OPERATOR && x->op == SS_ID_NONE ? "cpu_op" : words[x->kind];
+}
+
+static enum trace_kind kind_of(const struct ss_text *x)
+{
+  switch ((enum ss_text_kind)x->kind) {
+  case SS_TEXT_NATIVE:
+  case SS_TEXT_KERNEL:
+  case SS_TEXT_MARK:
+    return TRACE_NATIVE;
+  case SS_TEXT_OPERATOR: /* the operator itself stays, its function may go */
+    return x->op != SS_ID_NONE ? TRACE_NATIVE : TRACE_OTHER;
+  case SS_TEXT_WAIT:
+    return TRACE_WAITS;
+  case SS_TEXT_ROOT:
+  case SS_TEXT_PYTHON:
+  case SS_TEXT_PYLIB:
+    break;
+  }
+  return TRACE_OTHER;
+}
+
+static void make_name(struct trace *t, uint32_t text, struct trace_name *name)
+{
+  const struct ss_text *x = &t->texts.texts[text];
+  struct ss_buf escaped = {0};
+  size_t len;
+  const char *s = ss_texts_str(&t->texts, text, &len);
+  trace_escape(&escaped, s, len);
+  *name = (struct trace_name){
+      .json = ss_arena_strndup(&t->arena, ss_buf_str(&escaped), escaped.len),
+      .len = escaped.len,
+      .category = category_of(x),
+      .category_len = strlen(category_of(x)),
+      .kind = kind_of(x),
+  };
+  t->failed = t->failed || escaped.failed || name->json == NULL;
+  ss_buf_release(&escaped);
+}
+
+struct trace_name trace_name_of(struct trace *t, uint32_t text)
+{
+  static const struct trace_name none = {.json = "", .category = ""};
+  size_t had = t->names_count;
+  if (text >= had) {
+    if (!ss_grow(&t->names, &t->names_cap, (size_t)text + 1, sizeof *t->names)) {
+      t->failed = true;
+      return none;
+    }
+    for (t->names_count = (size_t)text + 1; had < t->names_count; had++) {
+      t->names[had] = (struct trace_name){NULL};
+    }
+  }
+  struct trace_name *name = &t->names[text];
+  if (name->json == NULL) {
+    make_name(t, text, name);
+  }
+  return name->json == NULL ? none : *name;
 }
 
 /* ---- stack -> node --------------------------------------------------------------- */

@@ -538,6 +538,7 @@ void ss_profile_close(struct ss_profile *p)
   free(p->priv->meta);
   free(p->priv->samples);
   free(p->priv->first);
+  free(p->priv->end);
   free(p->priv);
   free(p->strings);
   free(p->frames);

@@ -16,7 +16,8 @@ struct ss_profile_private {
   uint64_t rejected;
   /* All samples, thread by thread, where they fit; else NULL. */
   struct ss_sample_row *samples;
-  size_t *first; /* of each thread, and the end: n_threads + 1 */
+  size_t *first; /* of each thread; room for all of its rows up to the next one's */
+  size_t *end;   /* of its good rows; NULL with `samples` */
 };
 
 /* Each false, with a harmless value, where the column does not hold what it
