@@ -176,5 +176,7 @@ struct ss_snapshot {
 void ss_snapshot_init(struct ss_snapshot *s, uint64_t sp, const void *bytes, size_t len,
                       const struct ss_mem *live, uint64_t stack_end);
 void ss_snapshot_release(struct ss_snapshot *s);
+/* Where the bytes begin that were read after the sample; 0: none were. */
+uint64_t ss_snapshot_late_from(const struct ss_mem *mem);
 
 #endif

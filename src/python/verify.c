@@ -91,12 +91,47 @@ static void check_overlaps(struct ss_py_merge *m)
   }
 }
 
+/* Does the thread's chain of frames still go through `frame`? */
+static bool runs_above(const struct ss_py_merge *m, uint64_t frame)
+{
+  enum { FEW = 512 }; /* what is called since the sample, and what the copy has */
+  const struct ss_py_layout *l = &m->py->layout;
+  const struct ss_mem *live = m->py->space->live;
+  const bool hop = l->cframe_current != SS_PY_ABSENT;
+  uint64_t at;
+  if (!ss_mem_u64(live, m->tstate + (hop ? l->tstate_cframe : l->tstate_current), &at) ||
+      (hop && !ss_mem_u64(live, at + l->cframe_current, &at)))
+    return false;
+  for (unsigned n = 0; n < FEW && at != frame; n++)
+    if (at == 0 || !ss_mem_u64(live, at + l->frame_previous, &at))
+      return false;
+  return at == frame;
+}
+
+/* What lies behind the copied stack was read live. The thread may have returned from
+ * all of it by then: its bytes stay for a while as they were left, not as they were. */
+static void check_behind_copy(struct ss_py_merge *m)
+{
+  const uint64_t late = m->view.stack ? ss_snapshot_late_from(m->view.stack) : 0;
+  if (late == 0 || m->py->space->still)
+    return;
+  for (size_t i = 0; i < m->native_count; i++) {
+    if (m->native[i].cfa <= late || m->assigned[i] == SS_PY_UNASSIGNED)
+      continue;
+    const struct ss_py_segment *s = &m->py->segments[m->assigned[i] - 1];
+    if (s->count > 0 && !runs_above(m, m->py->steps[s->first].frame))
+      ss_py_doubt_it(m, SS_PY_DOUBT_MOVED);
+    return;
+  }
+}
+
 void ss_py_verify(struct ss_py_merge *m)
 {
   struct ss_py *py = m->py;
   check_unassigned(m);
   check_nothing_placed(m);
   check_overlaps(m);
+  check_behind_copy(m);
   if (py->deep)
     ss_py_doubt_it(m, SS_PY_DOUBT_DEEP);
   if (py->layout.boundary == SS_PY_BOUNDARY_EACH)

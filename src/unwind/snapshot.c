@@ -149,6 +149,12 @@ const struct ss_snapshot *ss_snapshot_of(const struct ss_mem *mem)
   return mem->read == snapshot_read ? (const struct ss_snapshot *)mem : NULL;
 }
 
+uint64_t ss_snapshot_late_from(const struct ss_mem *mem)
+{
+  const struct ss_snapshot *s = ss_snapshot_of(mem);
+  return s != NULL && s->more_len > 0 ? s->sp + s->len : 0;
+}
+
 bool ss_snapshot_is_stale(const struct ss_mem *mem)
 {
   const struct ss_snapshot *s = ss_snapshot_of(mem);
