@@ -176,7 +176,6 @@ struct ss_snapshot {
 void ss_snapshot_init(struct ss_snapshot *s, uint64_t sp, const void *bytes, size_t len,
                       const struct ss_mem *live, uint64_t stack_end);
 void ss_snapshot_release(struct ss_snapshot *s);
-/* Where the bytes begin that were read after the sample; 0: none were. */
-uint64_t ss_snapshot_late_from(const struct ss_mem *mem);
+uint64_t ss_snapshot_late_from(const struct ss_mem *mem); /* read later on; 0: nothing */
 
 #endif

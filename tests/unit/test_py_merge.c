@@ -185,6 +185,46 @@ static void test_short_stacks(void **state)
   each_layout(short_native);
 }
 
+/* The copied stack ends below the outer activation, which is read live. */
+static bool merge_behind_copy(struct image *im, struct image *then)
+{
+  struct ss_snapshot snapshot;
+  struct ss_merged out[CAP];
+  struct ss_py_result r;
+  unsigned char room[IMAGE_STACK];
+  ss_snapshot_init(&snapshot, IMAGE_STACK_ADDR, then->stack, 1024, &im->mem,
+                   IMAGE_STACK_ADDR + IMAGE_STACK);
+  assert_int_equal(ss_mem_read(&snapshot.mem, IMAGE_STACK_ADDR, room, sizeof room),
+                   sizeof room);
+  ss_py_merge(im->py, IMAGE_TID, &snapshot.mem, &then->mem, im->native, IMAGE_NATIVE, out,
+              CAP, &r);
+  assert_merged(out, &r, whole);
+  ss_snapshot_release(&snapshot);
+  assert_true(r.verified || r.doubt == SS_PY_DOUBT_MOVED);
+  return r.verified;
+}
+
+static void returned(struct image *im)
+{
+  const struct ss_py_layout *l = &im->py->layout;
+  struct image *then = malloc(sizeof *then);
+  assert_non_null(then);
+  merge_whole(im);
+  *then = *im;
+  then->mem.holds = image_holds;
+  assert_true(merge_behind_copy(im, then));
+  /* Nothing of what was there is overwritten. */
+  image_field(im, im->tstate, l->tstate_current, 0, 8);
+  image_field(im, im->tstate, l->tstate_cframe, im->tstate + l->tstate_root_cframe, 8);
+  assert_false(merge_behind_copy(im, then));
+  free(then);
+}
+static void test_returned_from_behind_the_copy(void **state)
+{
+  (void)state;
+  each_layout(returned);
+}
+
 static void cycle(struct image *im)
 {
   const struct ss_py_layout *l = &im->py->layout;
@@ -486,6 +526,7 @@ int main(void)
       cmocka_unit_test(test_prologue_of_the_leaf),
       cmocka_unit_test(test_anchor_at_another_place_is_noticed),
       cmocka_unit_test(test_short_stacks),
+      cmocka_unit_test(test_returned_from_behind_the_copy),
       cmocka_unit_test(test_cycles_end),
       cmocka_unit_test(test_reused_code_object_is_noticed),
       cmocka_unit_test(test_code_object_with_all_pointers_of_another),
