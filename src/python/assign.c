@@ -239,8 +239,8 @@ void ss_py_assign_all(struct ss_py_merge *m)
   struct ss_py *py = m->py;
   const bool each = py->layout.boundary == SS_PY_BOUNDARY_EACH;
   if (each)
-    ss_py_doubt_it(m,
-                   ss_py_assign_registers(py, m->native, m->native_count, m->assigned));
+    ss_py_doubt_it(m, ss_py_assign_registers(py, m->view.stack, m->native,
+                                             m->native_count, m->assigned));
   else
     assign(m, 0);
   cut_at_greenlet(m);

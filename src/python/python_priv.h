@@ -460,10 +460,11 @@ void ss_py_walk_at(struct ss_py *py, struct ss_py_view *view, uint64_t tstate,
                    const unsigned char *tstate_bytes, uint64_t cframe, uint64_t frame);
 
 /* Up to 3.10: assigns each frame's segment to the evaluation frame that has it in
- * a callee-saved register. `assigned` (native frame -> segment + 1) is filled;
- * NONE, or why something is left over. */
-enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
-                                        size_t count, uint32_t *assigned);
+ * a callee-saved register, or (in `stack`) in its own frame. `assigned` (native frame
+ * -> segment + 1) is filled; NONE, or why something is left over. */
+enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_mem *stack,
+                                        const struct ss_frame *native, size_t count,
+                                        uint32_t *assigned);
 /* Finds the thread's state(s) and walks them, once more with a fresh list where
  * `sure` (it does run Python) and nothing was found. The thread state walked last
  * and its bytes; NULL: none. */

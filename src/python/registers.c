@@ -4,11 +4,18 @@
  * a callee-saved register for the whole function: which one is a constant of the
  * build, found here by looking whose value is a frame of the thread's chain.
  *
+ * Where it needs that register for something else for a while, `f` lies in the
+ * activation's own frame; only the one frame of the chain is looked for there that
+ * stands between those of its neighbours.
+ *
  * Which function evaluates: by its dynamic symbol, exported by every build.
  */
 #include "python_priv.h"
 
-enum { REGISTERS = 6 };
+enum {
+  REGISTERS = 6,
+  EXTENT_MAX = 2048 /* bytes of an evaluation's frame; 3.8 to 3.10 have some 400 */
+};
 
 bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *f)
 {
@@ -61,11 +68,9 @@ static unsigned choose_register(struct ss_py *py, const struct ss_frame *native,
   return best;
 }
 
-enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_frame *native,
-                                        size_t count, uint32_t *assigned)
+static void assign_by_register(const struct ss_py *py, const struct ss_frame *native,
+                               size_t count, unsigned r, uint32_t *assigned)
 {
-  const unsigned r = choose_register(py, native, count);
-  enum ss_py_doubt doubt = SS_PY_DOUBT_NONE;
   size_t next = 0;
   for (size_t i = 0; i < count; i++) {
     if (!ss_py_is_eval(py, &native[i]) || !(native[i].saved_known & 1u << r))
@@ -73,13 +78,73 @@ enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_frame 
     const size_t at = segment_of(py, native[i].saved[r], next);
     if (at == py->segment_count)
       continue; /* just entered, or about to return: not in the chain */
-    if (at != next)
-      doubt = SS_PY_DOUBT_NO_EVAL;
     assigned[i] = (uint32_t)at + 1;
     next = at + 1;
+  }
+}
+
+static bool holds_word(const struct ss_mem *stack, const struct ss_frame *f,
+                       uint64_t value)
+{
+  uint64_t words[EXTENT_MAX / 8];
+  const uint64_t len = f->cfa - f->sp;
+  if (!stack || len > sizeof words || !ss_mem_get(stack, f->sp, words, (size_t)len))
+    return false;
+  for (size_t i = 0; i < len / 8; i++)
+    if (words[i] == value)
+      return true;
+  return false;
+}
+
+/* Segment of the next native frame out from `i` that has one; segment_count: none. */
+static size_t next_assigned(const struct ss_py *py, size_t count,
+                            const uint32_t *assigned, size_t i)
+{
+  while (i < count && assigned[i] == 0)
+    i++;
+  return i < count ? assigned[i] - 1 : py->segment_count;
+}
+
+static void assign_by_extent(const struct ss_py *py, const struct ss_mem *stack,
+                             const struct ss_frame *native, size_t count,
+                             uint32_t *assigned)
+{
+  size_t next = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (assigned[i] == 0 && ss_py_is_eval(py, &native[i]) &&
+        next < next_assigned(py, count, assigned, i) && py->segments[next].closed &&
+        holds_word(stack, &native[i], py->segments[next].anchor))
+      assigned[i] = (uint32_t)next + 1;
+    if (assigned[i] != 0)
+      next = assigned[i];
+  }
+}
+
+/* Has each segment its native frame, in order? */
+static enum ss_py_doubt doubt_order(const struct ss_py *py, size_t count,
+                                    const uint32_t *assigned)
+{
+  enum ss_py_doubt doubt = SS_PY_DOUBT_NONE;
+  size_t next = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (assigned[i] == 0)
+      continue;
+    if (assigned[i] != next + 1)
+      doubt = SS_PY_DOUBT_NO_EVAL;
+    next = assigned[i];
   }
   if (count > 0 && next < py->segment_count)
     doubt = py->segments[py->segment_count - 1].closed ? SS_PY_DOUBT_NO_EVAL
                                                        : SS_PY_DOUBT_BROKEN;
   return doubt;
+}
+
+enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_mem *stack,
+                                        const struct ss_frame *native, size_t count,
+                                        uint32_t *assigned)
+{
+  const unsigned r = choose_register(py, native, count);
+  assign_by_register(py, native, count, r, assigned);
+  assign_by_extent(py, stack, native, count, assigned);
+  return doubt_order(py, count, assigned);
 }

@@ -216,6 +216,93 @@ def subinterpreter():
     return ["spin_subinterpreter", "inside", "<module>", None, "subinterpreter"]
 
 
+# A dict display that calls back: up to 3.10 the evaluation needs the register that
+# holds its frame for something else meanwhile.
+SPIN_HASH = make_spin("hash")
+
+
+class Hashed:
+    def __hash__(self):
+        SPIN_HASH(SECONDS)
+        return 1
+
+
+@case
+def hashes():
+    {Hashed(): 1}
+    return ["spin_hash", named("Hashed.__hash__"), None, "hashes"]
+
+
+# C that knows nothing of Python calls back (ctypes), and so does tracing.
+SPIN_CALLBACK = make_spin("callback")
+
+
+@case
+def callback():
+    import ctypes
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    seen = []
+
+    def compare(a, b):
+        if not seen:
+            seen.append(a)
+            SPIN_CALLBACK(SECONDS)
+        return 0
+
+    ctypes.CDLL(None).qsort((ctypes.c_int * 3)(3, 1, 2), 3, 4, kind(compare))
+    return ["spin_callback", named("callback.<locals>.compare"), None, "callback"]
+
+
+SPIN_TRACE = make_spin("trace")
+
+
+@case
+def trace():
+    def tracer(frame, event, arg):
+        if frame.f_code.co_name == "traced":
+            sys.settrace(None)
+            SPIN_TRACE(SECONDS)
+
+    def traced():
+        pass
+
+    sys.settrace(tracer)
+    traced()
+    return ["spin_trace", named("trace.<locals>.tracer"), None,
+            named("trace.<locals>.traced"), "trace"]
+
+
+# Names and files that are not ASCII, or not even UTF-8.
+SPIN_NAMES = make_spin("names")
+
+
+@case
+def names():
+    import os
+
+    space = {"spin": SPIN_NAMES, "seconds": SECONDS}
+    exec(compile("def \u043a\u043b\u044e\u0447_\u6771(): spin(seconds)\n",
+                 os.fsdecode(b"a\xff;b\n.py"), "exec"), space)
+    space["\u043a\u043b\u044e\u0447_\u6771"]()
+    return ["spin_names", "\u043a\u043b\u044e\u0447_\u6771", "names"]
+
+
+# What runs as an object dies, or between two instructions.
+SPIN_GONE = make_spin("gone")
+
+
+class Gone:
+    def __del__(self):
+        SPIN_GONE(SECONDS)
+
+
+@case
+def gone():
+    Gone()
+    return ["spin_gone", named("Gone.__del__"), None, "gone"]
+
+
 # A thread that Python gave a name.
 SPIN_THREAD = make_spin("thread")
 

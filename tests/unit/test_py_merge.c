@@ -106,6 +106,13 @@ static void test_frame_objects(void **state)
     image_merge(im, out, CAP, &r);
     assert_merged(out, &r, "0 1 2 outer:31 4");
     assert_false(r.verified);
+    image_u64(im, im->native[2].sp + 64, im->outer); /* not the next frame */
+    image_merge(im, out, CAP, &r);
+    assert_merged(out, &r, "0 1 2 outer:31 4");
+    image_u64(im, im->native[2].sp + 64, im->mid); /* the register was spilled */
+    image_merge(im, out, CAP, &r);
+    assert_merged(out, &r, "0 1 mid:21 outer:31 4");
+    assert_true(r.verified);
     image_free(im);
   }
 }
