@@ -13,8 +13,8 @@
  *    Where unwind information counts the CFA from a register that is not known (of
  *    a thread that waits, only rsp and rip are), the prologue says how far the frame
  *    reaches, and so what the register holds.
- * 3. scan: the first word on the stack that looks like a return address and from
- *    which two more steps succeed.
+ * 3. scan: the first word on the stack that looks like a return address of a call that
+ *    may have come here, and from which two more steps succeed.
  * 4. frame pointer: where rbp points into the stack and has a return address.
  *
  * Whatever a rule finds is believed only if it is the address behind a call
@@ -26,11 +26,11 @@
 #define CODE_BYTES 512    /* of a prologue or an epilogue */
 #define PROLOGUE_INSNS 64 /* OpenBLAS's have 20 */
 #define EPILOGUE_INSNS 24
-#define JIT_SEARCH                                                                       \
-  (256u << 10) /* back to a function's start; a GEMM of oneDNN: 105 KB                   \
-                */
+#define JIT_SEARCH (256u << 10) /* back to a function's start; oneDNN has one of 105 KB  \
+                                 */
 #define SCAN_WORDS 256
 #define SCAN_STEPS 2
+#define JUMP_BYTES 4096 /* of a function that is looked through for a jump out of it */
 #define FRAME_POINTER_MAX (256u << 10)
 
 struct code {
@@ -47,19 +47,30 @@ static size_t read_code(const struct ss_unwinder *u, const struct ss_hit *hit,
   return u->space->live == NULL ? 0 : ss_mem_read(u->space->live, addr, buf, len);
 }
 
-/* Is it the address behind a call, in code? */
-static bool is_return_address(struct ss_unwinder *u, uint64_t ra)
+/* Is it the address behind a call, in code? *target: where that goes, if it says so;
+ * else 0. */
+static bool is_behind_call(struct ss_unwinder *u, uint64_t ra, uint64_t *target)
 {
   unsigned char before[8];
-  int64_t target;
+  int64_t distance;
+  *target = 0;
   if (ra < 4096)
     return false;
   struct ss_hit hit = *ss_hit_of(u, ra - 1);
   if ((hit.rule.flags & SS_HIT_CODE) == 0)
     return false;
   size_t got = read_code(u, &hit, ra - sizeof before, before, sizeof before);
-  return got == sizeof before &&
-         ss_arch_is_call_before(before + sizeof before, sizeof before, &target);
+  if (got != sizeof before ||
+      !ss_arch_is_call_before(before + sizeof before, sizeof before, &distance))
+    return false;
+  *target = distance == 0 ? 0 : ra + (uint64_t)distance;
+  return true;
+}
+
+static bool is_return_address(struct ss_unwinder *u, uint64_t ra)
+{
+  uint64_t target;
+  return is_behind_call(u, ra, &target);
 }
 
 /* ---- what the code says ---------------------------------------------------- */
@@ -422,6 +433,15 @@ static bool is_preamble(const unsigned char *code, size_t len)
   return pushes >= 4;
 }
 
+/* Where the preamble begins that is found at `at`: a push of rbp and the copy may come
+ * before it. */
+static size_t preamble_from(const unsigned char *code, size_t len, size_t at)
+{
+  bool more = at >= 4 && code[at - 4] == 0x55 && code[at - 1] != 0x55 &&
+              is_preamble(code + at - 4, len - at + 4);
+  return more ? at - 4 : at;
+}
+
 /* Run-time address of the nearest preamble at or before the frame; 0. */
 static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
 {
@@ -438,7 +458,7 @@ static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
     if (at < len && (code[at] == 0x53 || code[at] == 0x55) &&
         is_preamble(code + at, len - at) &&
         (at == 0 || (code[at - 1] != 0x53 && code[at - 1] != 0x55)))
-      found = from + at;
+      found = from + preamble_from(code, len, at);
   }
   free(code);
   return found;
@@ -549,17 +569,61 @@ const struct ss_unwind_method ss_method_jit = {SS_METHOD_JIT, jit_step};
 
 /* ---- scan and frame pointer -------------------------------------------------- */
 
+static bool is_of_function(struct ss_unwinder *u, uint64_t addr, uint64_t start)
+{
+  const struct ss_hit *hit = ss_hit_of(u, addr);
+  return hit->into != UINT32_MAX && addr - hit->into == start;
+}
+
+/* May the function at `start` leave by a jump, as stubs and wrappers do? */
+static bool jumps_away(struct ss_unwinder *u, const struct ss_hit *hit, uint64_t start)
+{
+  unsigned char code[JUMP_BYTES];
+  size_t len = read_code(u, hit, start, code, sizeof code), at = 0;
+  while (at < len) {
+    struct ss_insn insn = ss_arch_decode(code + at, len - at);
+    at += insn.len;
+    if (insn.kind == SS_INSN_BAD)
+      return true; /* what follows is not known */
+    if (insn.kind == SS_INSN_JUMP &&
+        (insn.imm == 0 || !is_of_function(u, start + at + (uint64_t)insn.imm, start)))
+      return true;
+    if ((insn.kind == SS_INSN_JUMP || insn.kind == SS_INSN_RET) &&
+        !is_of_function(u, start + at, start))
+      return false;
+  }
+  return false;
+}
+
+/* Can the call before `ra` have come to the frame? The stack is full of addresses that
+ * earlier calls have left. */
+static bool may_have_called(struct ss_unwinder *u, const struct ss_hit *frame,
+                            uint64_t ra)
+{
+  uint64_t target;
+  if (!is_behind_call(u, ra, &target))
+    return false;
+  const struct ss_hit hit = *ss_hit_of(u, target);
+  /* Not said; no call, but bytes of another instruction; code that is not known. */
+  if (target == 0 || (hit.rule.flags & SS_HIT_CODE) == 0 || hit.into == UINT32_MAX)
+    return true;
+  if (frame->into != UINT32_MAX && frame->addr - frame->into == target)
+    return true;
+  return hit.into == 0 && jumps_away(u, &hit, target);
+}
+
 static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
 {
   const struct ss_walk old = *w;
-  const struct ss_rule rule = old.hit->rule;
-  const bool by_rule = needs_register(w, &rule);
+  const struct ss_hit hit = *old.hit; /* look-ups may displace it */
+  const bool by_rule = needs_register(w, &hit.rule);
   uint64_t sp = old.r[SS_REG_SP] & ~(uint64_t)7;
   for (int n = 0; n < SCAN_WORDS; n++) {
     uint64_t slot = sp + 8 * (uint64_t)n, word;
     if (!ss_stack_u64(u, slot, &word))
       return SS_END_NO_CFI;
-    if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->into == UINT32_MAX)
+    if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->into == UINT32_MAX ||
+        !may_have_called(u, &hit, word))
       continue;
     /* rbp is unknown now, unless it points further up and so may be a frame. */
     uint64_t bp = old.r[SS_REG_BP];
@@ -568,7 +632,7 @@ static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
                        .bp_known = known(&old, SS_REG_BP) && bp > slot &&
                                    bp - slot < FRAME_POINTER_MAX};
     *w = old;
-    const enum ss_end end = by_rule ? step_to_cfa(u, &rule, c.cfa) : accept(u, w, &c);
+    const enum ss_end end = by_rule ? step_to_cfa(u, &hit.rule, c.cfa) : accept(u, w, &c);
     if (end == SS_END_NONE && goes_on(u, w))
       return SS_END_NONE;
   }

@@ -145,7 +145,17 @@ static const unsigned char jit_elsewhere[] =
      0x5c, 0x5d, 0x5b, /* pops */
      0xc3};
 
-static unsigned char *jit_page, *jit_elsewhere_at;
+/* The preamble of its version 3; rbp is data, too. */
+static const unsigned char jit_newer[] = {
+    0x55, 0x48, 0x89, 0xe5,                               /* push rbp; mov rbp, rsp */
+    0x53, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, /* push rbx r12-r15 */
+    0x48, 0x81, 0xec, 0x60, 0x01, 0x00, 0x00,             /* sub rsp, 0x160 */
+    0x31, 0xed, 0xff, 0xc5, 0x83, 0xfd, 0x03, 0x75, 0xf9, /* xor, inc, cmp ebp; jne */
+    0x48, 0x81, 0xc4, 0x60, 0x01, 0x00, 0x00,             /* add rsp, 0x160 */
+    0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5b, 0x5d, /* pops */
+    0xc3};
+
+static unsigned char *jit_page, *jit_newer_at, *jit_elsewhere_at;
 static char *jit_buffer;
 
 __attribute__((noinline)) static void call_jit(void)
@@ -153,6 +163,8 @@ __attribute__((noinline)) static void call_jit(void)
   void (*code)(void);
   void (*elsewhere)(long, long, long, long, long, long, char *);
   memcpy(&code, &jit_page, sizeof code);
+  code();
+  memcpy(&code, &jit_newer_at, sizeof code);
   code();
   memcpy(&elsewhere, &jit_elsewhere_at, sizeof elsewhere);
   for (long i = 0; i < 2; i++)
@@ -256,6 +268,8 @@ static void stepped(void)
   memcpy(jit_page + 512, jit_code, sizeof jit_code);
   jit_elsewhere_at = jit_page + 1024;
   memcpy(jit_elsewhere_at, jit_elsewhere, sizeof jit_elsewhere);
+  jit_newer_at = jit_page + 2048;
+  memcpy(jit_newer_at, jit_newer, sizeof jit_newer);
   jit_page += 512;
   jit_buffer =
       mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
