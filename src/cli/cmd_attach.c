@@ -135,7 +135,7 @@ static void tell_target(struct ss_session *s, const struct attach_options *o)
     facts.folder = folder;
   }
   if (ss_facts_start(s->bundle, &facts, s->store, &limits, &diag) != SS_ERR_OK)
-    ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+    ss_session_lacks(s, "commands.txt or env.txt", &diag);
   if (ss_words_read(&words, o->pid, "cmdline", TARGET_TEXT_MAX)) {
     (void)ss_command_quote(&quoted, words.items, o->session.env == SS_ENV_FULL);
     ss_store_meta(s->store, SS_META_COMMAND_LINE, ss_buf_str(&quoted));

@@ -221,7 +221,7 @@ static int open_log(struct ss_session *s, const struct run_options *o, const cha
   }
   fd = ss_file_create(ss_bundle_dir(s->bundle), log, &diag);
   if (fd < 0)
-    ss_note(s->notes, "no log: %s", diag.text);
+    ss_session_lacks(s, log, &diag);
   else
     *name = log;
   return fd;
@@ -300,7 +300,7 @@ static void finish(struct ss_session *s, const struct run_options *o, struct wat
   bool may_run;
 
   if (ss_facts_end(s->bundle, facts, &ending, s->store, &diag) != SS_ERR_OK)
-    ss_note(s->notes, "exit_code.txt or time.txt is missing: %s", diag.text);
+    ss_session_lacks(s, "exit_code.txt or time.txt", &diag);
   if (w->dumps)
     ss_dumps_store(w->dumps, s->store);
   s->helper_cpu_ns = witness_cpu_ns(w->launch);
@@ -336,7 +336,7 @@ static void start(struct watch *w, const struct ss_facts_config *facts,
 
   ss_session_start(s, ss_launch_pid(w->launch));
   if (ss_facts_start(s->bundle, facts, s->store, &w->limits, &diag) != SS_ERR_OK)
-    ss_note(s->notes, "commands.txt or env.txt is missing: %s", diag.text);
+    ss_session_lacks(s, "commands.txt or env.txt", &diag);
   learn_limits(w, deadline);
   ss_session_announce(s);
   if (ss_time_limits_warning(&w->limits, &warning) && !s->options->quiet)

@@ -87,9 +87,20 @@ enum ss_err ss_session_open(struct ss_session *s, const struct ss_session_option
   err = ss_bundle_create(&s->bundle, o->output, o->stamp, diag);
   if (err == SS_ERR_OK)
     err = ss_store_create(&s->store, ss_bundle_dir(s->bundle), profile_name, diag);
+  if (err != SS_ERR_OK && s->bundle) {
+    ss_bundle_discard(s->bundle);
+    s->bundle = NULL;
+  }
   if (err != SS_ERR_OK)
     ss_session_free(s);
   return err;
+}
+
+void ss_session_lacks(const struct ss_session *s, const char *what,
+                      const struct ss_diag *diag)
+{
+  ss_say("%s is missing: %s", what, diag->text);
+  ss_note(s->notes, "%s is missing: %s", what, diag->text);
 }
 
 /* Locked memory of rings and one descriptor per event: take what we may. This

@@ -104,6 +104,9 @@ enum ss_err ss_session_manifest(struct ss_session *s, struct ss_diag *diag);
 /* Takes the bundle away again: nothing was sampled. */
 void ss_session_discard(struct ss_session *s);
 void ss_session_free(struct ss_session *s);
+/* Something of ours failed after the start: said at once, and kept for the summary. */
+void ss_session_lacks(const struct ss_session *s, const char *what,
+                      const struct ss_diag *diag);
 
 enum ss_outputs { SS_OUTPUTS_OF_RUN, SS_OUTPUTS_NAMED };
 /* Writes the outputs named by `format` (NULL: the default ones), and those that every

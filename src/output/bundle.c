@@ -77,13 +77,16 @@ static enum ss_err create_folder(struct ss_dir *dir, const char *parent,
                                  const char *stamp, struct ss_diag *diag)
 {
   struct ss_dir above = {.fd = -1};
-  enum ss_err err = ss_dir_open(&above, parent, true, diag);
+  struct ss_diag why = {0};
+  enum ss_err err = ss_dir_open(&above, parent, true, &why);
 
-  if (err == SS_ERR_OK && stamp) {
+  if (err != SS_ERR_OK)
+    return ss_fail(diag, err, "%s; choose another folder with --output", why.text);
+  if (stamp) {
     err = ss_dir_create(dir, &above, stamp, diag);
     if (err == SS_ERR_EXISTS)
       ss_fail(diag, err, "%s/%s exists already; choose another --stamp", parent, stamp);
-  } else if (err == SS_ERR_OK) {
+  } else {
     err = create_stamped(dir, &above, diag);
   }
   ss_dir_close(&above);

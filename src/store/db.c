@@ -111,6 +111,8 @@ enum ss_err ss_db_fail(const struct ss_db *db, int code, const char *doing,
     why = "a running stacksample is writing it";
   else if ((code & 0xff) == SQLITE_FULL)
     why = "no space left on the disk";
+  else if (sys != 0) /* "disk I/O error" does not say which */
+    why = strerror(sys);
   ss_fail(diag, err_of(code), "%s: %s", doing, why);
   if (diag != NULL)
     diag->sys_errno = sys;

@@ -98,6 +98,14 @@ def test_output_folder_is_a_file(out):
     done = run(command(out, "sh", "-c", "echo ran"))
     assert (done.returncode, done.stdout) == (125, b"")
     assert out.read_text() == "mine"
+    assert done.stderr.endswith(b"; choose another folder with --output\n")
+
+
+def test_nothing_half_made_where_files_may_not_grow(out):
+    done = run(["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command(out, "echo", "ran")])
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr == b"stacksample: profile.db: File too large\n"
+    assert list(out.iterdir()) == []
 
 
 def test_output_folder_cannot_be_made(tmp_path):
