@@ -241,7 +241,7 @@ struct ss_unwind_method {
   enum ss_end (*step)(struct ss_unwinder *u, struct ss_walk *walk);
 };
 extern const struct ss_unwind_method ss_method_libunwind;
-/* repair.c: code without unwind information. */
+/* prologue.c, jit.c, repair.c: code without unwind information. */
 extern const struct ss_unwind_method ss_method_prologue, ss_method_jit, ss_method_scan,
     ss_method_frame_pointer;
 /* One step by compact rules alone; *cfa (or NULL): of the frame that was left. */
