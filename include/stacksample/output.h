@@ -116,9 +116,9 @@ enum ss_env_mode { SS_ENV_FULL, SS_ENV_REDACTED, SS_ENV_NONE };
 struct ss_facts_config {
   const char *mode;         /* "run" or "attach" */
   char *const *argv;        /* ours, whole */
-  char *const *command;     /* the user's; NULL in attach */
-  char *const *environment; /* the command's; in attach the target's */
-  const char *folder;       /* the target's working folder, in attach; NULL: our own */
+  char *const *command;     /* the user's; in attach the target's */
+  char *const *environment; /* the same */
+  pid_t target;             /* in attach: its folder and limits count; else 0 */
   enum ss_env_mode env;
   const char *options; /* ours, as text */
   uint64_t timeout_ns; /* our own --timeout; 0: none */

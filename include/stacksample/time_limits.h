@@ -28,7 +28,7 @@ struct ss_time_limit {
   char source[96]; /* "stacksample --timeout", "timeout(1), pid 4120", ... */
   enum ss_limit_kind kind;
   double s;         /* as it was set */
-  double elapsed_s; /* how much had passed when our command started, >= 0 */
+  double elapsed_s; /* how much had passed when we started, >= 0 */
 };
 struct ss_time_limits {
   struct ss_time_limit items[SS_TIME_LIMITS_MAX];
@@ -50,10 +50,15 @@ bool ss_is_wrapper(const char *argv0);
 /* The DURATION of a timeout(1) command line; false where there is none or 0. */
 bool ss_timeout1_parse(char *const *argv, double *seconds);
 
-/* Everything that can be known before the command starts. `own_timeout_ns` 0:
- * none. `environment` is the command's, `cwd_fd` its working folder. */
-void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
-                         char *const *environment, int cwd_fd, uint64_t own_timeout_ns);
+/* Whose limits: a command that we are to start, or (pid > 0) a process that runs. */
+struct ss_limited {
+  pid_t pid;
+  char *const *command, *const *environment;
+  int cwd_fd; /* its working folder; -1: unknown */
+};
+/* Everything that can be known from outside. `own_timeout_ns` 0: none. */
+void ss_time_limits_find(struct ss_time_limits *out, const struct ss_limited *of,
+                         uint64_t own_timeout_ns);
 /* Adds what a test's marker was seen to set, once. */
 void ss_time_limits_marker(struct ss_time_limits *l, double s);
 /* Seconds after the command's start at which the first SS_LIMIT_RUN fires, and

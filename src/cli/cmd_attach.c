@@ -119,30 +119,20 @@ static void tell_target(struct ss_session *s, const struct attach_options *o)
 {
   struct ss_words words = {0}, environment = {0};
   struct ss_time_limits limits;
-  struct ss_buf quoted = {0};
-  char link[64], folder[PATH_MAX];
-  ssize_t len;
-  struct ss_facts_config facts = {
-      .mode = "attach", .argv = o->session.argv, .env = (enum ss_env_mode)o->session.env};
+  struct ss_facts_config facts = {.mode = "attach",
+                                  .argv = o->session.argv,
+                                  .target = o->pid,
+                                  .env = (enum ss_env_mode)o->session.env};
   struct ss_diag diag = {0};
 
   (void)ss_words_read(&environment, o->pid, "environ", TARGET_TEXT_MAX);
+  (void)ss_words_read(&words, o->pid, "cmdline", TARGET_TEXT_MAX);
   facts.environment = environment.items;
-  snprintf(link, sizeof(link), "/proc/%d/cwd", (int)o->pid);
-  len = readlink(link, folder, sizeof(folder) - 1);
-  if (len > 0) {
-    folder[len] = '\0';
-    facts.folder = folder;
-  }
+  facts.command = words.items;
   if (ss_facts_start(s->bundle, &facts, s->store, &limits, &diag) != SS_ERR_OK)
     ss_session_lacks(s, "commands.txt or env.txt", &diag);
-  if (ss_words_read(&words, o->pid, "cmdline", TARGET_TEXT_MAX)) {
-    (void)ss_command_quote(&quoted, words.items, o->session.env == SS_ENV_FULL);
-    ss_store_meta(s->store, SS_META_COMMAND_LINE, ss_buf_str(&quoted));
-  }
   ss_words_release(&words);
   ss_words_release(&environment);
-  ss_buf_release(&quoted);
 }
 
 static int sample(struct ss_session *s, const struct attach_options *o,

@@ -65,12 +65,11 @@ static bool ancestor_limit(pid_t pid, const struct ss_stat *st, struct ss_time_l
   return true;
 }
 
-/* Outermost first. */
-static void find_ancestors(struct ss_time_limits *l)
+/* Those of `pid`'s parent and above it; outermost first. */
+static void find_ancestors(struct ss_time_limits *l, pid_t pid)
 {
   struct ss_time_limit found[SS_TIME_LIMITS_MAX / 2];
   size_t n = 0;
-  pid_t pid = getppid();
 
   for (int i = 0; i < ANCESTORS_MAX && pid > 1; i++) {
     struct ss_stat st;
@@ -102,13 +101,15 @@ static double cpu_quota(const char *folder)
   return cpus;
 }
 
-/* The smallest quota from our cgroup up to the root. */
-static void find_cgroup(struct ss_time_limits *l)
+/* The smallest quota from its cgroup up to the root. */
+static void find_cgroup(struct ss_time_limits *l, pid_t pid)
 {
   struct ss_buf text = {0}, path = {0};
+  char file[32];
   double least = INFINITY;
 
-  if (ss_file_read_all(AT_FDCWD, "/proc/self/cgroup", 65536, &text, NULL) == SS_ERR_OK) {
+  snprintf(file, sizeof file, "/proc/%d/cgroup", (int)pid);
+  if (ss_file_read_all(AT_FDCWD, file, 65536, &text, NULL) == SS_ERR_OK) {
     const char *line = strstr(ss_buf_str(&text), "0::");
     ss_buf_adds(&path, CGROUP_ROOT);
     if (line)
@@ -125,33 +126,47 @@ static void find_cgroup(struct ss_time_limits *l)
   ss_buf_release(&path);
 }
 
-static void find_rlimit(struct ss_time_limits *l)
+static void find_rlimit(struct ss_time_limits *l, pid_t pid)
 {
   struct rlimit r;
-  if (getrlimit(RLIMIT_CPU, &r) == 0 && r.rlim_cur != RLIM_INFINITY)
+  if (prlimit(pid, RLIMIT_CPU, NULL, &r) == 0 && r.rlim_cur != RLIM_INFINITY)
     ss_time_limits_add(l, SS_LIMIT_CPU_TIME, (double)r.rlim_cur,
                        "RLIMIT_CPU (ulimit -t)");
 }
 
 /* ---- all ------------------------------------------------------------------------- */
 
-void ss_time_limits_find(struct ss_time_limits *out, char *const *command,
-                         char *const *environment, int cwd_fd, uint64_t own_timeout_ns)
+/* What the command's own words set began when it did. */
+static void find_in_command(struct ss_time_limits *l, const struct ss_limited *of,
+                            double age_s)
 {
   const char *settings[SETTINGS_MAX];
-  size_t n = 0;
+  size_t n = 0, first = l->count;
   struct ss_unwrapped inner = {NULL, NULL};
 
+  ss_unwrap(of->command, &inner, l, settings, SETTINGS_MAX, &n);
+  for (size_t i = first; i < l->count; i++)
+    l->items[i].elapsed_s = age_s;
+  if (inner.pytest)
+    ss_pytest_limits_find(l, inner.pytest, settings, n, of->environment, of->cwd_fd);
+}
+
+void ss_time_limits_find(struct ss_time_limits *out, const struct ss_limited *of,
+                         uint64_t own_timeout_ns)
+{
+  const pid_t pid = of->pid > 0 ? of->pid : getpid();
+  struct ss_stat st;
+  const bool known = ss_stat_read(&st, pid, 0);
+
   out->count = 0;
-  find_ancestors(out);
+  if (known)
+    find_ancestors(out, st.ppid);
   if (own_timeout_ns)
     ss_time_limits_add(out, SS_LIMIT_RUN, (double)own_timeout_ns / 1e9,
                        "stacksample --timeout");
-  ss_unwrap(command, &inner, out, settings, SETTINGS_MAX, &n);
-  if (inner.pytest)
-    ss_pytest_limits_find(out, inner.pytest, settings, n, environment, cwd_fd);
-  find_rlimit(out);
-  find_cgroup(out);
+  find_in_command(out, of, known && of->pid > 0 ? (double)ss_stat_age_ns(&st) / 1e9 : 0);
+  find_rlimit(out, pid);
+  find_cgroup(out, pid);
 }
 
 const struct ss_time_limit *ss_time_limits_first(const struct ss_time_limits *l,

@@ -111,26 +111,42 @@ static enum ss_err write_commands(struct ss_bundle *b,
   return err;
 }
 
+/* The command's working folder: a path, and a descriptor (-1: none). Of a command that
+ * we start it is our own. */
+static int open_folder(const struct ss_facts_config *config, const char *ours,
+                       char path[SS_PATH_MAX])
+{
+  char link[32] = ".";
+
+  snprintf(path, SS_PATH_MAX, "%s", ours);
+  if (config->target > 0) {
+    snprintf(link, sizeof link, "/proc/%d/cwd", (int)config->target);
+    const ssize_t len = readlink(link, path, SS_PATH_MAX - 1);
+    path[len > 0 ? len : 0] = '\0';
+  }
+  return open(link, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 enum ss_err ss_facts_start(struct ss_bundle *b, const struct ss_facts_config *config,
                            struct ss_store *store, struct ss_time_limits *limits,
                            struct ss_diag *diag)
 {
-  char cwd[SS_PATH_MAX];
-  int cwd_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  char cwd[SS_PATH_MAX], folder[SS_PATH_MAX];
+  struct ss_limited limited = {config->target, config->command, config->environment, -1};
   enum ss_err err;
 
   if (!getcwd(cwd, sizeof cwd))
     snprintf(cwd, sizeof cwd, ".");
-  ss_store_meta(store, SS_META_CWD, config->folder ? config->folder : cwd);
+  limited.cwd_fd = open_folder(config, cwd, folder);
+  ss_store_meta(store, SS_META_CWD, folder);
   store_command(store, config);
-  ss_time_limits_find(limits, config->command, config->environment, cwd_fd,
-                      config->timeout_ns);
+  ss_time_limits_find(limits, &limited, config->timeout_ns);
   store_limits(store, limits);
   ss_guard_facts(config, store);
   ss_machine_facts(store);
-  err = write_commands(b, config, cwd, cwd_fd, store, diag);
+  err = write_commands(b, config, cwd, limited.cwd_fd, store, diag);
   err = ss_first_error(err, write_env(b, config, diag));
-  ss_close(&cwd_fd);
+  ss_close(&limited.cwd_fd);
   return err;
 }
 

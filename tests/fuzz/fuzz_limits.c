@@ -18,6 +18,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   text[len] = '\0';
   for (size_t i = 0; i < len && n < 32; i += strlen(text + i) + 1)
     argv[n++] = text + i;
-  ss_time_limits_find(&limits, argv, argv, -1, 0);
+  ss_time_limits_find(&limits, &(struct ss_limited){0, argv, argv, -1}, 0);
   return 0;
 }

@@ -8,11 +8,16 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "stacksample/proc.h"
 #include "stacksample/time_limits.h"
 
 #define WORDS(...) ((char *[]){__VA_ARGS__, NULL})
@@ -85,7 +90,7 @@ static void check_test_limit(char *const *command, char *const *env, int cwd, do
                              const char *source)
 {
   struct ss_time_limits l;
-  ss_time_limits_find(&l, command, env, cwd, 0);
+  ss_time_limits_find(&l, &(struct ss_limited){0, command, env, cwd}, 0);
   const struct ss_time_limit *item = find_kind(&l, SS_LIMIT_TEST);
   if (want <= 0) {
     assert_null(item);
@@ -235,6 +240,48 @@ static void test_ini_every_prefix(void **state)
   }
 }
 
+/* timeout(1) with a limit of CPU time, started here; its number, once it runs. */
+static pid_t start_timeout(void)
+{
+  const struct rlimit cpu = {1000, 2000};
+  pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setrlimit(RLIMIT_CPU, &cpu);
+    execlp("timeout", "timeout", "500", "sleep", "100", (char *)NULL);
+    _exit(127);
+  }
+  struct ss_stat st = {0};
+  for (int i = 0; i < 60000 && strcmp(st.comm, "timeout") != 0; i++) {
+    usleep(1000);
+    assert_true(ss_stat_read(&st, pid, 0));
+  }
+  assert_string_equal(st.comm, "timeout");
+  return pid;
+}
+
+/* Of a process that runs: its own, not ours. */
+static void test_limits_of_a_process(void **state)
+{
+  struct ss_words words = {0};
+  struct ss_time_limits l;
+  pid_t pid = start_timeout();
+  (void)state;
+  assert_true(ss_words_read(&words, pid, "cmdline", 4096));
+  ss_time_limits_find(&l, &(struct ss_limited){pid, words.items, NULL, -1}, 0);
+  const struct ss_time_limit *run = NULL, *cpu = find_kind(&l, SS_LIMIT_CPU_TIME);
+  for (size_t i = 0; i < l.count; i++)
+    if (strcmp(l.items[i].source, "timeout(1) in the command") == 0)
+      run = &l.items[i];
+  assert_non_null(run);
+  assert_true(run->s == 500 && run->elapsed_s >= 0 && run->elapsed_s < 100);
+  assert_non_null(cpu);
+  assert_true(cpu->s == 1000);
+  kill(-pid, SIGKILL); /* it leads a group of its own */
+  waitpid(pid, NULL, 0);
+  ss_words_release(&words);
+}
+
 static void test_first_and_warning(void **state)
 {
   struct ss_time_limits l = {.count = 0};
@@ -260,10 +307,13 @@ static void test_first_and_warning(void **state)
 
 int main(void)
 {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_unwrap),           cmocka_unit_test(test_timeout1),
-      cmocka_unit_test(test_pytest_options),   cmocka_unit_test(test_ini_files),
-      cmocka_unit_test(test_ini_is_found),     cmocka_unit_test(test_ini_every_prefix),
-      cmocka_unit_test(test_first_and_warning)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_unwrap),
+                                     cmocka_unit_test(test_timeout1),
+                                     cmocka_unit_test(test_limits_of_a_process),
+                                     cmocka_unit_test(test_pytest_options),
+                                     cmocka_unit_test(test_ini_files),
+                                     cmocka_unit_test(test_ini_is_found),
+                                     cmocka_unit_test(test_ini_every_prefix),
+                                     cmocka_unit_test(test_first_and_warning)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
