@@ -9,8 +9,8 @@ import pytest
 
 import harness
 from profiledb import RUNNING, Profile, folded
+from waits import PROGRAM, WAITS, differences
 
-WAITS = harness.ROOT / "tests" / "targets" / "py_waits.py"
 SECONDS = 1.5
 POINTS = 0.05  # how far a share may be from what was measured
 EDGES_S = 0.03  # a thread's first and last moments, which it cannot measure
@@ -27,12 +27,6 @@ class Run:
         self.profile = Profile(self.folder)
         self.measured = [json.loads(line) for line in done.stdout.splitlines()]
 
-    def life(self, tid):
-        """(seconds by state, life in seconds) of a thread by its number."""
-        (found,) = self.profile.rows("SELECT id FROM thread WHERE tid = ?", tid)
-        (life,) = [s for i, _, _, s in self.profile.threads() if i == found[0]]
-        return self.profile.ledger_s(found[0]), life
-
     def waits(self):
         return list(folded(self.folder / "stacks-wait.folded"))
 
@@ -44,23 +38,15 @@ def conserved(run):
 
 
 def share_is(run, state, key):
-    for m in run.measured:
-        states, life = run.life(m["tid"])
-        ours, theirs = states.get(state, 0) / life, m[key] / life
-        assert abs(ours - theirs) <= POINTS + EDGES_S / life, (m, states, life)
+    for off, life in differences(run.profile, run.measured, state, key):
+        assert abs(off) <= POINTS + EDGES_S / life, (run.measured, state, life)
 
 
-CASES = [("sleep", "sleep", "[sleep]"), ("lock", "lock", "[lock: Python lock]"),
-         ("event", "lock", "[lock: Python lock]"), ("queue", "lock", "[lock: Python lock]"),
-         ("pipe", "io", "[io: pipe]"), ("network", "io", "[io: network]"),
-         ("child", "child", "[child]"), ("disk", "io", "[io: disk]")]
-
-
-@pytest.mark.parametrize("kind, state, reason", CASES, ids=[c[0] for c in CASES])
-def test_a_wait_has_its_state_and_reason(out, tmp_path, kind, state, reason):
-    run = Run(out, [harness.PYTHON, str(WAITS), kind, str(SECONDS)], cwd=tmp_path)
+@pytest.mark.parametrize("kind, state, key, reason", WAITS, ids=[c[0] for c in WAITS])
+def test_a_wait_has_its_state_and_reason(out, tmp_path, kind, state, key, reason):
+    run = Run(out, [harness.PYTHON, str(PROGRAM), kind, str(SECONDS)], cwd=tmp_path)
     conserved(run)
-    share_is(run, state, "off_s")
+    share_is(run, state, key)
     (measured,) = run.measured
     function = {"network": "network", "queue": "a_queue"}.get(kind, kind)
     named = sum(n for frames, n in run.waits()
@@ -69,7 +55,7 @@ def test_a_wait_has_its_state_and_reason(out, tmp_path, kind, state, reason):
 
 
 def test_who_waits_for_the_gil_and_who_has_it(out):
-    run = Run(out, [harness.PYTHON, str(WAITS), "gil", str(SECONDS)])
+    run = Run(out, [harness.PYTHON, str(PROGRAM), "gil", str(SECONDS)])
     assert len(run.measured) == 4
     conserved(run)
     share_is(run, "gil", "off_s")
@@ -78,7 +64,7 @@ def test_who_waits_for_the_gil_and_who_has_it(out):
 
 
 def test_more_spinners_than_cpus_are_runnable(out):
-    run = Run(out, [harness.PYTHON, str(WAITS), "spinners", str(SECONDS)])
+    run = Run(out, [harness.PYTHON, str(PROGRAM), "spinners", str(SECONDS)])
     assert len(run.measured) == 4 * len(os.sched_getaffinity(0))
     conserved(run)
     share_is(run, "runnable", "runnable_s")
@@ -86,7 +72,7 @@ def test_more_spinners_than_cpus_are_runnable(out):
 
 
 def test_cpu_only_leaves_the_stacks_of_waits_out(out):
-    run = Run(out, [harness.PYTHON, str(WAITS), "sleep", "0.5"], options=["--cpu-only"])
+    run = Run(out, [harness.PYTHON, str(PROGRAM), "sleep", "0.5"], options=["--cpu-only"])
     conserved(run)
     assert run.waits() == []
     assert run.profile.ledger_s()["wait"] >= 0.4
@@ -146,7 +132,7 @@ print(json.dumps(m.all))
 
 def test_what_a_quota_holds_back_is_told_apart(out, quota):
     group, throttled = quota
-    run = Run(out, [harness.PYTHON, "-c", SPIN, str(WAITS.parent), str(group)])
+    run = Run(out, [harness.PYTHON, "-c", SPIN, str(PROGRAM.parent), str(group)])
     conserved(run)
     share_is(run, "runnable", "runnable_s")
     held = sum(n for frames, n in run.waits() if frames[-1] == "[runnable: throttled]") / 1e6
