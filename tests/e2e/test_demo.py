@@ -16,10 +16,10 @@ import pytest
 
 import check_trace
 import harness
+from harness import ENGINE
 from profiledb import folded
 
 ROOT = os.geteuid() == 0
-ENGINE = "ptrace" if harness.DENY_PERF else "perf"
 TESTS = [
     "tests/demo/test_gradients.py::TestOscillator::test_gradient_of_moments",
     "tests/demo/test_gradients.py::TestOscillator::test_gradient_after_warm_up",
@@ -189,11 +189,14 @@ def test_folded_counts_are_the_samples_time(demo, lines):
 
 
 def test_trace_samples_are_the_samples_time(demo, trace):
-    """To the microsecond that each is rounded to."""
+    """To the microsecond that each is rounded to, and, where a sample stands for several
+    periods, but for what has no place on the time line any more."""
     _, facts = trace
     shown = sum(p.running_us() for p in facts["profiles"].values())
     samples = sum(demo.profile.counts("state").values())
-    assert abs(shown - demo.profile.weight_us()) <= samples
+    weight = demo.profile.weight_us()
+    placeless = 0 if ENGINE == "perf" else 0.001 * weight
+    assert abs(shown - weight) <= samples + placeless
 
 
 @pytest.mark.skipif(not ROOT or ENGINE != "perf", reason="needs root, and perf's count")

@@ -23,6 +23,7 @@ TARGETS = pathlib.Path(os.environ.get("SS_TARGETS", BUILD / "targets"))
 FIXTURE = os.environ.get("SS_FIXTURE", str(BUILD / "write_fixture"))  # writes a made-up profile.db
 PYTHON = os.environ.get("PYTHON", sys.executable)  # has torch and pytest
 DENY_PERF = os.environ.get("SS_DENY_PERF", "")  # see tests/e2e/conftest.py
+ENGINE = "ptrace" if DENY_PERF else "perf"
 DEADLINE = 60.0
 PERF_LOCK = "/tmp/stacksample-perf.lock"
 
