@@ -155,7 +155,16 @@ static const unsigned char jit_newer[] = {
     0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5b, 0x5d, /* pops */
     0xc3};
 
-static unsigned char *jit_page, *jit_newer_at, *jit_elsewhere_at;
+/* Pushes in a compiler's order. */
+static const unsigned char jit_reversed[] = {
+    0x41, 0x57, 0x41, 0x56, 0x41, 0x55, 0x41, 0x54, 0x55, 0x53, /* push r15-r12 rbp rbx */
+    0x48, 0x83, 0xec, 0x18,                                     /* sub rsp, 24 */
+    0x31, 0xed, 0xff, 0xc5, 0x83, 0xfd, 0x03, 0x75, 0xf9, /* xor, inc, cmp ebp; jne */
+    0x48, 0x83, 0xc4, 0x18,                               /* add rsp, 24 */
+    0x5b, 0x5d, 0x41, 0x5c, 0x41, 0x5d, 0x41, 0x5e, 0x41, 0x5f, /* pops */
+    0xc3};
+
+static unsigned char *jit_page, *jit_newer_at, *jit_reversed_at, *jit_elsewhere_at;
 static char *jit_buffer;
 
 __attribute__((noinline)) static void call_jit(void)
@@ -165,6 +174,8 @@ __attribute__((noinline)) static void call_jit(void)
   memcpy(&code, &jit_page, sizeof code);
   code();
   memcpy(&code, &jit_newer_at, sizeof code);
+  code();
+  memcpy(&code, &jit_reversed_at, sizeof code);
   code();
   memcpy(&elsewhere, &jit_elsewhere_at, sizeof elsewhere);
   for (long i = 0; i < 2; i++)
@@ -268,6 +279,8 @@ static void stepped(void)
   memcpy(jit_page + 512, jit_code, sizeof jit_code);
   jit_elsewhere_at = jit_page + 1024;
   memcpy(jit_elsewhere_at, jit_elsewhere, sizeof jit_elsewhere);
+  jit_reversed_at = jit_page + 3072;
+  memcpy(jit_reversed_at, jit_reversed, sizeof jit_reversed);
   jit_newer_at = jit_page + 2048;
   memcpy(jit_newer_at, jit_newer, sizeof jit_newer);
   jit_page += 512;
