@@ -78,7 +78,7 @@ enum ss_err ss_names_resolve(struct ss_store *store, struct ss_modules *modules,
  * clear. */
 bool ss_main_cause(struct ss_profile *p, struct ss_buf *cause, struct ss_buf *attempt);
 /* Tables on stdout: `report` without --format. */
-void ss_tables_print(struct ss_profile *p, FILE *to);
+void ss_tables_print(struct ss_profile *p, const struct ss_filter *filter, FILE *to);
 
 /* ---- the bundle ------------------------------------------------------------------ */
 

@@ -123,7 +123,7 @@ static int print_tables(struct ss_bundle *bundle, const struct report_options *o
     ss_profile_close(profile);
     return SS_EXIT_NOTHING;
   }
-  ss_tables_print(profile, stdout);
+  ss_tables_print(profile, &o->write.filter, stdout);
   ss_profile_close(profile);
   return SS_EXIT_OK;
 }
@@ -137,6 +137,10 @@ static bool check(struct report_options *o)
            "sleep, wait, "
            "runnable, stopped, unknown",
            o->write.filter.state);
+    return false;
+  }
+  if (o->write.filter.to_ns > 0 && o->write.filter.from_ns >= o->write.filter.to_ns) {
+    ss_say("--from is not before --to: nothing lies between them");
     return false;
   }
   o->write.count_samples = o->count == 1;

@@ -357,7 +357,8 @@ static int largest_first(const void *a, const void *b)
   return (x->weight_pct < y->weight_pct) - (x->weight_pct > y->weight_pct);
 }
 
-/* A few samples prove nothing of what CPU time went to. */
+/* A few samples prove nothing of what CPU time went to; nor does a part of the run of
+ * what took its time. */
 enum ss_err ss_causes_find(struct ss_causes *causes, struct ss_figures *f,
                            struct ss_diag *diag)
 {
@@ -366,6 +367,8 @@ enum ss_err ss_causes_find(struct ss_causes *causes, struct ss_figures *f,
   enum ss_err err = ss_cause_facts(&facts, f, diag);
 
   *causes = (struct ss_causes){0};
+  if (f->filter)
+    return err;
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (err == SS_ERR_OK && f->run_samples >= SAMPLES_LEAST)
       apply(causes, &rules[i], &j);

@@ -204,6 +204,24 @@ static enum ss_err fold_roles(struct ss_figures *f)
   return err;
 }
 
+/* ---- filtered ---------------------------------------------------------------------- */
+
+void ss_figures_filtered(struct ss_figures *f, const struct ss_filter *filter)
+{
+  if (filter == NULL)
+    return;
+  if (!filter->test && !filter->thread && !filter->state && filter->from_ns == 0 &&
+      filter->to_ns == 0)
+    return;
+  f->filter = filter;
+  f->n_unseen = 0; /* nothing is known of them that a filter could let through */
+}
+
+bool ss_test_shown(const struct ss_figures *f, const struct ss_test_row *row)
+{
+  return f->filter == NULL || row->t.samples > 0 || life(&row->t) > 0;
+}
+
 /* ---- all ------------------------------------------------------------------------- */
 
 static int by_wall(const void *a, const void *b)

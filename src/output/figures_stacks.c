@@ -269,7 +269,8 @@ static bool find_largest(const struct ss_profile *p, const struct walk *w, enum 
     tops[i] = (struct top){.text = SS_ID_NONE};
   for (size_t i = 0; i < p->n_totals && ok; i++) {
     const struct ss_total *t = &p->totals[i];
-    if (t->phase == SS_ID_NONE || t->stack == SS_ID_NONE || !is_among(p, t, kind))
+    if (t->phase == SS_ID_NONE || t->stack == SS_ID_NONE || t->weight_ns == 0 ||
+        !is_among(p, t, kind))
       continue;
     ok =
         ss_idmap_add(&sums, (uint64_t)t->phase << 32 | spoken(w, t->stack), t->weight_ns);

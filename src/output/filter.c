@@ -197,6 +197,37 @@ static enum ss_err recount_window(struct ss_profile *p, const struct ss_filter_s
   return err;
 }
 
+/* The ledger knows no times of day: in a window it is what the samples weigh. */
+static enum ss_err recount_ledger(struct ss_profile *p, struct ss_diag *diag)
+{
+  struct key {
+    uint32_t thread, phase, state;
+  };
+  struct ss_interner keys = {0};
+  uint32_t *rows = calloc(p->n_times + 1, sizeof *rows); /* by key */
+  bool ok = rows != NULL;
+  for (size_t i = 0; i < p->n_times && ok; i++) {
+    struct key key = {p->times[i].thread, p->times[i].phase, p->times[i].state};
+    uint32_t id = ss_intern(&keys, &key, sizeof key);
+    p->times[i].ns = 0;
+    ok = id != SS_ID_NONE;
+    if (ok) {
+      rows[id] = (uint32_t)i;
+    }
+  }
+  for (size_t i = 0; i < p->n_totals && ok; i++) {
+    const struct ss_total *t = &p->totals[i];
+    struct key key = {t->thread, t->phase, t->state};
+    uint32_t id = ss_intern_find(&keys, &key, sizeof key);
+    if (id != SS_ID_NONE) {
+      p->times[rows[id]].ns += t->weight_ns;
+    }
+  }
+  free(rows);
+  ss_interner_release(&keys);
+  return ok ? SS_ERR_OK : ss_fail(diag, SS_ERR_NOMEM, "no memory for a time filter");
+}
+
 enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filter,
                               struct ss_diag *diag)
 {
@@ -207,6 +238,7 @@ enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filt
   }
   if (set.from_ns > 0 || set.to_ns != UINT64_MAX) {
     err = recount_window(p, &set, diag);
+    err = err == SS_ERR_OK ? recount_ledger(p, diag) : err;
   }
   for (size_t i = 0; i < p->n_totals; i++) {
     struct ss_total *t = &p->totals[i];

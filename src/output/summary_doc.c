@@ -14,6 +14,7 @@
 #define UNSEEN_NAMES 8
 #define FUNCTION_ROWS 20
 #define ROLE_ROWS 24
+#define ID_SHOWN 120   /* bytes of a node id in a table */
 #define FOLD_SHARE 100 /* tests below 1/100 of the wall time share a row */
 
 /* ---- what happened --------------------------------------------------------------- */
@@ -37,8 +38,9 @@ static size_t count_tests(const struct ss_figures *f)
   size_t n = 0;
 
   for (size_t i = 0; i < f->p->n_phases; i++) {
-    const struct ss_phase_row *row = &f->p->phases[i];
-    if (*ss_profile_str(f->p, row->phase) && !ss_idmap_get(&seen, row->test)) {
+    const struct ss_phase_row *row = &f->p->phases[f->tests[i].phase];
+    if (*ss_profile_str(f->p, row->phase) && ss_test_shown(f, &f->tests[i]) &&
+        !ss_idmap_get(&seen, row->test)) {
       ss_idmap_put(&seen, row->test, 1);
       n++;
     }
@@ -91,7 +93,7 @@ static void put_cpu(struct ss_buf *text, const struct ss_figures *f)
   ss_buf_adds(text, " s");
   if (cpus)
     ss_buf_addf(text, " on %llu CPU%s", (unsigned long long)cpus, cpus == 1 ? "" : "s");
-  if (f->wall_ns) {
+  if (f->wall_ns && f->filter == NULL) {
     ss_buf_adds(text, " (");
     ss_put_significant(text, (double)running / (double)f->wall_ns);
     ss_buf_adds(text, " busy)");
@@ -112,6 +114,33 @@ static void cpu_para(struct ss_doc *d, const struct ss_figures *f)
   put_cpu(&text, f);
   ss_buf_addc(&text, '.');
   put_starved(&text, f);
+  ss_doc_para(d, &text);
+  ss_buf_release(&text);
+}
+
+/* "What follows is of this only: tests with \"grad\" in their id, thread main, state
+ * user, from 5.00 s, ..." */
+static void filter_para(struct ss_doc *d, const struct ss_filter *filter)
+{
+  struct ss_buf text = {0};
+
+  ss_buf_adds(&text, "What follows is of this only: ");
+  size_t begun = text.len;
+  if (filter->test)
+    ss_buf_addf(&text, "tests with \"%s\" in their id", filter->test);
+  if (filter->thread)
+    ss_buf_addf(&text, "%sthread %s", text.len > begun ? ", " : "", filter->thread);
+  if (filter->state)
+    ss_buf_addf(&text, "%sstate %s", text.len > begun ? ", " : "", filter->state);
+  if (filter->from_ns) {
+    ss_buf_adds(&text, text.len > begun ? ", from " : "from ");
+    ss_put_duration(&text, (double)filter->from_ns / 1e9);
+  }
+  if (filter->to_ns) {
+    ss_buf_adds(&text, text.len > begun ? ", up to " : "up to ");
+    ss_put_duration(&text, (double)filter->to_ns / 1e9);
+  }
+  ss_buf_addc(&text, '.');
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }
@@ -217,6 +246,24 @@ static void add_times(struct ss_grid *g, const struct ss_figures *f,
   ss_put_count(ss_grid_cell(g), t->samples);
 }
 
+/* Of an id that would make a table unreadable, its two ends: tests.tsv has it all. */
+static void put_id(struct ss_buf *out, const char *id)
+{
+  size_t len = strlen(id), head = ID_SHOWN / 2, tail = len - ID_SHOWN / 2;
+
+  if (len <= ID_SHOWN) {
+    ss_buf_adds(out, id);
+    return;
+  }
+  while (head > 0 && ((unsigned char)id[head] & 0xc0) == 0x80) /* whole characters */
+    head--;
+  while (((unsigned char)id[tail] & 0xc0) == 0x80)
+    tail++;
+  ss_buf_add(out, id, head);
+  ss_buf_adds(out, "...");
+  ss_buf_adds(out, id + tail);
+}
+
 static void add_test(struct ss_grid *g, const struct ss_figures *f,
                      const struct ss_test_row *row)
 {
@@ -224,7 +271,7 @@ static void add_test(struct ss_grid *g, const struct ss_figures *f,
   size_t len = 0;
 
   struct ss_buf *name = ss_grid_cell(g);
-  ss_buf_adds(name, ss_profile_str(f->p, phase->test));
+  put_id(name, ss_profile_str(f->p, phase->test));
   if (phase->occurrence > 0 && *ss_profile_str(f->p, phase->phase))
     ss_buf_addf(name, " (run %u)", phase->occurrence + 1);
   const char *worker = ss_profile_str(f->p, f->p->processes[phase->process].worker);
@@ -274,17 +321,22 @@ static void tests_section(struct ss_doc *d, const struct ss_figures *f)
 {
   struct ss_grid grid = {.headers = test_headers, .columns = 12};
   struct ss_test_row rest = {.top = SS_ID_NONE};
-  size_t folded = 0;
+  size_t folded = 0, shown = 0;
 
   if (f->p->n_phases == 0 && f->n_unseen == 0)
     return;
   ss_doc_heading(d, "Where: tests");
   for (size_t i = 0; i < f->p->n_phases; i++) {
-    if (i >= TEST_ROWS || (i > 0 && f->tests[i].wall_ns < f->wall_ns / FOLD_SHARE)) {
-      fold_test(&rest, &f->tests[i]);
+    const struct ss_test_row *row = &f->tests[i];
+    bool small = shown > 0 && !f->filter && row->wall_ns < f->wall_ns / FOLD_SHARE;
+    if (!ss_test_shown(f, row))
+      continue;
+    if (shown >= TEST_ROWS || small) {
+      fold_test(&rest, row);
       folded++;
     } else {
-      add_test(&grid, f, &f->tests[i]);
+      add_test(&grid, f, row);
+      shown++;
     }
   }
   if (folded) {
@@ -390,6 +442,17 @@ static void causes_section(struct ss_doc *d, struct ss_figures *f)
   ss_causes_release(&causes);
 }
 
+/* What is true of the run as a whole. */
+static void run_sections(struct ss_doc *d, struct ss_figures *f)
+{
+  causes_section(d, f);
+  limits_para(d, f);
+  guards_para(d, f);
+  if (ss_profile_meta_u64(f->p, SS_META_EXIT_CODE, 1) != 0)
+    failure_section(d, f);
+  ss_dumps_section(d, f);
+}
+
 void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
 {
   static const char *const function_headers[] = {">self", ">self s", ">total s",
@@ -397,20 +460,17 @@ void ss_summary_doc(struct ss_doc *d, struct ss_figures *f)
   static const char *const operator_headers[] = {">self", ">self s", ">total s",
                                                  "operator"};
   struct ss_buf title = {0};
-  uint64_t code = ss_profile_meta_u64(f->p, SS_META_EXIT_CODE, 1);
 
   ss_figures_sort_tests(f);
   ss_headline(f, &title);
   ss_doc_title(d, &title);
   ss_buf_release(&title);
   command_para(d, f);
+  if (f->filter)
+    filter_para(d, f->filter);
   cpu_para(d, f);
-  causes_section(d, f);
-  limits_para(d, f);
-  guards_para(d, f);
-  if (code != 0)
-    failure_section(d, f);
-  ss_dumps_section(d, f);
+  if (!f->filter)
+    run_sections(d, f);
   tests_section(d, f);
   functions_section(d, f, "Where: functions (CPU time of all threads)", function_headers,
                     f->functions, f->n_functions);
@@ -434,9 +494,9 @@ enum ss_err ss_write_summary_md(struct ss_profile *p,
   struct ss_doc doc = {&text, true};
   enum ss_err err = ss_figures_init(&f, p, true, diag);
 
-  (void)options;
   if (err != SS_ERR_OK)
     return err;
+  ss_figures_filtered(&f, options ? &options->filter : NULL);
   ss_summary_doc(&doc, &f);
   ss_figures_release(&f);
   if (text.failed)
@@ -447,7 +507,7 @@ enum ss_err ss_write_summary_md(struct ss_profile *p,
   return err;
 }
 
-void ss_tables_print(struct ss_profile *p, FILE *to)
+void ss_tables_print(struct ss_profile *p, const struct ss_filter *filter, FILE *to)
 {
   struct ss_figures f;
   struct ss_buf text = {0};
@@ -455,6 +515,7 @@ void ss_tables_print(struct ss_profile *p, FILE *to)
 
   if (ss_figures_init(&f, p, true, NULL) != SS_ERR_OK)
     return;
+  ss_figures_filtered(&f, filter);
   ss_summary_doc(&doc, &f);
   ss_figures_release(&f);
   fwrite(ss_buf_str(&text), 1, text.len, to);

@@ -306,9 +306,9 @@ enum ss_err ss_write_summary_json(struct ss_profile *p,
   struct ss_buf text = {0};
   enum ss_err err = ss_figures_init(&f, p, true, diag);
 
-  (void)options;
   if (err != SS_ERR_OK)
     return err;
+  ss_figures_filtered(&f, options ? &options->filter : NULL);
   err = ss_causes_find(&causes, &f, diag);
   ss_json_print(&text, build(&f, &causes), true);
   ss_buf_addc(&text, '\n');

@@ -50,6 +50,8 @@ struct ss_figures {
   uint64_t no_cfi;     /* of `stacks`: ended in code without unwind information */
   bool faults_known;   /* kernel stacks were taken */
   bool with_functions; /* functions and operators are wanted */
+  /* What the profile's rows were let through; NULL: all. Borrowed. */
+  const struct ss_filter *filter;
   cJSON *outcomes, *durations;
   const cJSON **unseen; /* outcomes of tests too short for any look at them */
   size_t n_unseen;
@@ -57,6 +59,9 @@ struct ss_figures {
 enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag);
 void ss_figures_release(struct ss_figures *f);    /* accepts a zeroed struct */
+/* Says what was let through, so that only this is shown. */
+void ss_figures_filtered(struct ss_figures *f, const struct ss_filter *filter);
+bool ss_test_shown(const struct ss_figures *f, const struct ss_test_row *row);
 void ss_figures_sort_tests(struct ss_figures *f); /* longest first */
 /* User and system time of the command as wait4 said; 0: not known. */
 uint64_t ss_rusage_ns(const struct ss_profile *p);

@@ -88,14 +88,15 @@ enum ss_err ss_write_tests_tsv(struct ss_profile *p,
   struct ss_figures f;
   enum ss_err err = ss_figures_init(&f, p, false, diag);
 
-  (void)options;
   if (err != SS_ERR_OK)
     return err;
+  ss_figures_filtered(&f, options ? &options->filter : NULL);
   if (p->n_phases)
     qsort(f.tests, p->n_phases, sizeof *f.tests, by_start);
   ss_outfile_write(out, header, sizeof header - 1);
   for (size_t i = 0; i < p->n_phases; i++)
-    write_row(out, &f, &f.tests[i]);
+    if (ss_test_shown(&f, &f.tests[i]))
+      write_row(out, &f, &f.tests[i]);
   for (size_t i = 0; i < f.n_unseen; i++)
     write_unseen(out, f.unseen[i]);
   ss_figures_release(&f);

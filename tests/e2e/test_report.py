@@ -63,6 +63,16 @@ def test_each_filter_narrows(whole, options):
     assert 0 < sum(us for _, us in folded(whole / "stacks.folded")) < all_us
 
 
+def test_tables_show_what_a_filter_lets_through(whole):
+    every, some = report(whole).stdout.decode(), report(whole, "--test", "second_order").stdout.decode()
+    assert "Why it took that long" in every and "Why it took" not in some
+    assert '"second_order" in their id' in some
+    rows = some.split("Where: tests\n")[1].split("\n\n")[0].splitlines()[1:]
+    assert rows and all("second_order" in row for row in rows)
+    window = report(whole, "--from", "3s", "--to", "2s")
+    assert (window.returncode, window.stdout) == (64, b"")
+
+
 def test_a_killed_run_is_completed_before_a_filter_counts(killed):
     done = report(killed, "--format", "speedscope", "--test", "second_order")
     assert done.returncode == 0, done.stderr

@@ -524,8 +524,8 @@ static void many_tests(struct ss_store *s)
 {
   uint32_t process = process_row(s, 1, "pytest", "gw0");
   for (int i = 0; i < 300; i++) {
-    char name[64];
-    snprintf(name, sizeof name, "t.py::test[%d|<b>`\t\n=x]", i);
+    char name[400];
+    snprintf(name, sizeof name, "t.py::test[%0*d|<b>`\t\n=x]", i == 0 ? 300 : 1, i);
     phase_row(s, process, name, "call", T0, T0 + (i == 0 ? 20 * S : S / 1000));
   }
 }
@@ -542,6 +542,8 @@ static void test_many_and_hostile_tests(void **state)
   assert_in_range(lines, 1, 150);
   assert_non_null(strstr(text.data, "299 more phases, each shorter"));
   assert_null(strstr(text.data, "<b>"));
+  assert_non_null(strstr(text.data, "t.py::test\\[000"));
+  assert_non_null(strstr(text.data, "00...00"));
   written(p, ss_write_tests_tsv, "tests.tsv", &text);
   for (char *line = text.data; *line; rows++) {
     size_t tabs = 0, len = strcspn(line, "\n");
@@ -570,7 +572,7 @@ static void test_empty_run(void **state)
   cJSON_Delete(tree);
   written(p, ss_write_tests_tsv, "tests.tsv", &text);
   FILE *null = fopen("/dev/null", "w");
-  ss_tables_print(p, null);
+  ss_tables_print(p, &(struct ss_filter){0}, null);
   fclose(null);
   ss_buf_release(&text);
   close_run(p);
