@@ -14,8 +14,7 @@
 
 #include "pipeline_priv.h"
 
-#define SS_PHASE_TICK_NS 10000000ull /* 10 ms */
-#define ASK_AFTER_NS 200000000ull    /* shorter phases are not asked for a limit */
+#define ASK_AFTER_NS 200000000ull /* shorter phases are not asked for a limit */
 
 static const char collection[] = "(collection)";
 static const char finish[] = "(session finish)";

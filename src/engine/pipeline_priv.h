@@ -18,6 +18,8 @@
 
 /* Outermost frames kept of a thread, to tell its role when names are known. */
 #define SS_OUTER_FRAMES 8
+/* Between looks at a process' environ without a sample that read it. */
+#define SS_PHASE_TICK_NS 10000000ull
 /* Frames of one sample: native, Python, the kernel's chain and the marks. */
 #define SS_PATH_FRAMES_MAX (SS_FRAMES_MAX + SS_PY_FRAMES_MAX + 256)
 

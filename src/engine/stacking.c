@@ -199,12 +199,19 @@ static void push_user(struct ss_path *path, struct ss_process *proc,
 
 /* ---- plans ----------------------------------------------------------------------- */
 
+/* Its environ is read at each sample, so that phases begin and end where they do. Of
+ * any other process it is looked at now and then: it may begin to run tests. */
+static bool runs_tests(const struct ss_process *proc)
+{
+  return proc->pytest || proc->env.pytest || proc->env.worker[0] != '\0';
+}
+
 static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
 {
   struct ss_process *proc = t->process;
-  uint64_t generations[4] = {proc->env.generation,
-                             proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0,
-                             t->depth.end, t->depth.from};
+  uint64_t generations[] = {runs_tests(proc), proc->env.generation,
+                            proc->py ? ss_py_plan_generation(proc->py, t->tid) : 0,
+                            t->depth.end, t->depth.from};
   uint64_t key = ss_hash_bytes(generations, sizeof(generations)) | 1;
   struct ss_read_plan plan = {.count = 0};
 
@@ -212,7 +219,8 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
     return;
   t->plan_key = key;
   p->news_ns = ss_now_ns();
-  (void)ss_testenv_plan(&proc->env, &plan);
+  if (runs_tests(proc))
+    (void)ss_testenv_plan(&proc->env, &plan);
   if (proc->py)
     (void)ss_py_plan(proc->py, t->tid, &plan);
   plan.stack_from = t->depth.from;
@@ -221,6 +229,20 @@ static void refresh_plan(struct ss_pipeline *p, struct ss_thread *t)
     ss_capture_set_plan(p->config.capture, proc->pid, t->tid, &plan);
     t->planned = plan.count > 0 || t->depth.end > 0;
   }
+}
+
+static void look_for_test(struct ss_pipeline *p, struct ss_process *proc,
+                          const struct ss_captured *c, const struct ss_mem *mem,
+                          const struct ss_mem *at_sample)
+{
+  uint64_t now_ns = ss_now_ns();
+
+  if (ss_mem_holds(at_sample, proc->env.environ_var, sizeof(uint64_t)))
+    ss_phases_look(p, proc, mem, c->rec.time_ns, c->read_ns);
+  else if (runs_tests(proc))
+    ss_phases_look(p, proc, mem, c->rec.time_ns, now_ns);
+  else if (now_ns >= proc->env_look_ns + SS_PHASE_TICK_NS)
+    ss_phases_look(p, proc, &proc->live.mem, now_ns, now_ns);
 }
 
 /* ---- the sample ------------------------------------------------------------------ */
@@ -387,10 +409,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     merge(p, t, &snapshot.mem, &mem.mem, &user);
     ss_snapshot_release(&snapshot);
   }
-  bool with_it =
-      ss_mem_holds(&at_sample.mem, t->process->env.environ_var, sizeof(uint64_t));
-  ss_phases_look(p, t->process, &mem.mem, rec->time_ns,
-                 with_it ? captured->read_ns : ss_now_ns());
+  look_for_test(p, t->process, captured, &mem.mem, &at_sample.mem);
   refresh_plan(p, t); /* before names: the kernel's take 100 ms when first needed */
   if (rec->u.sample.kernel)
     ss_path_push_kernel(&path, rec);
