@@ -242,7 +242,7 @@ enum ss_err ss_file_read_all(int dirfd, const char *path, size_t max, struct ss_
 
 /* ---- a file under construction -------------------------------------------------- */
 
-enum { OUT_BUFFER_BYTES = 64 * 1024 };
+enum { OUT_BUFFER_BYTES = 64 * 1024, OUT_START_BYTES = 8 << 20 };
 
 struct ss_outfile {
   int fd;
@@ -250,6 +250,7 @@ struct ss_outfile {
   int write_errno; /* of the first failed write; 0: none */
   bool formatting_failed;
   uint64_t size;
+  uint64_t started; /* bytes that the disk was told to write */
   size_t buffered;
   char *path;    /* for messages */
   char *name;    /* final */
@@ -313,6 +314,11 @@ static void flush(struct ss_outfile *out)
       ss_write_all(out->fd, out->buffer, out->buffered) != 0)
     out->write_errno = errno;
   out->buffered = 0;
+  if (out->size - out->started >= OUT_START_BYTES) { /* not all of it at the fsync */
+    (void)sync_file_range(out->fd, (off_t)out->started, (off_t)(out->size - out->started),
+                          SYNC_FILE_RANGE_WRITE);
+    out->started = out->size;
+  }
 }
 
 void ss_outfile_write(struct ss_outfile *out, const void *bytes, size_t len)
