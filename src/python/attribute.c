@@ -3,8 +3,7 @@
  * beside an object, in the slots of its classes; by reading only.
  *
  * Thread names are the attribute _name of the threading.Thread whose _bootstrap is a
- * thread's outermost Python frame. From 3.14 on Python gives its names to the kernel,
- * and this says nothing.
+ * thread's outermost Python frame. (From 3.14 on the kernel has them too, cut off.)
  */
 #include <stdio.h>
 #include <string.h>

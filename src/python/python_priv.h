@@ -125,7 +125,7 @@ enum ss_py_boundary {
 };
 /* Where an instance keeps its attributes. */
 enum ss_py_attrs {
-  SS_PY_ATTRS_UNREAD, /* not needed: the kernel has the thread's name */
+  SS_PY_ATTRS_UNREAD, /* not known */
   SS_PY_ATTRS_DICT,   /* to 3.10: a dict at tp_dictoffset */
   SS_PY_ATTRS_SPLIT,  /* 3.11: values at -32, or a dict at -24 */
   SS_PY_ATTRS_TAGGED, /* 3.12: values + 1 (bit 0 set) or a dict at -24 */
@@ -140,6 +140,7 @@ struct ss_py_layout {
   uint8_t table;        /* enum ss_py_table */
   uint8_t attrs;        /* enum ss_py_attrs */
   uint8_t values_head;  /* bytes before the first of a PyDictValues */
+  uint8_t tuple_hash;   /* bytes between ob_size of a tuple and its first element */
   uint8_t dict_before;  /* INLINE: bytes from the pointer to a dict to the object */
   uint8_t lasti_unit;   /* bytes per f_lasti step; 0: instr is a pointer */
   uint8_t entry_owner;  /* owner of an entry_frame */

@@ -123,7 +123,9 @@ bool ss_py_element(struct ss_py *py, uint64_t object, uint64_t index, uint64_t *
   if ((kind != SS_PY_KIND_LIST && kind != SS_PY_KIND_TUPLE) ||
       !ss_mem_u64(mem, object + ss_py_members(py), &count) || index >= count)
     return false;
-  if (kind == SS_PY_KIND_LIST && !ss_mem_u64(mem, first, &first))
+  if (kind == SS_PY_KIND_TUPLE)
+    first += py->layout.tuple_hash;
+  else if (!ss_mem_u64(mem, first, &first))
     return false;
   return ss_mem_u64(mem, first + 8 * index, element);
 }

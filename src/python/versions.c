@@ -76,7 +76,8 @@ static places dicts_311 = {
     AT(keys_kind, 10),     AT(keys_count, 24),  AT(keys_indices, 32),
     AT(frame_locals, 72),  SS_PY_PLACES_END};
 
-static places dicts_313_ft = {
+static places heap_types = {AT(type_cached_keys, 880), SS_PY_PLACES_END};
+static places dicts_ft = {
     AT(type_members, 256),        AT(type_base, 272), AT(type_basicsize, 48),
     AT(type_cached_keys, 896),    AT(dict_keys, 48),  AT(dict_values, 56),
     AT(keys_log2_index_bytes, 9), AT(keys_kind, 10),  AT(keys_count, 24),
@@ -120,28 +121,18 @@ static places py311 = {AT(type_cached_keys, 872),   AT(runtime_interpreters, 40)
                        AT(frame_entry, 68),         AT(frame_owner, 69),
                        AT(code_first_line, 72),     AT(code_bytes, 184),
                        AT(code_print, 136),         SS_PY_PLACES_END};
-static places py312 = {AT(type_cached_keys, 880),
-                       AT(runtime_interpreters, 40),
-                       AT(interp_next, 0),
-                       AT(interp_threads, 72),
-                       AT(interp_gil, 384),
-                       AT(tstate_cframe, 56),
-                       AT(tstate_root_cframe, 272),
-                       AT(tstate_thread_id, 136),
-                       AT(tstate_native_id, 144),
-                       AT(tstate_chunk, 232),
-                       AT(tstate_chunk_top, 240),
-                       AT(cframe_current, 0),
-                       AT(cframe_previous, 8),
-                       AT(frame_owner, 70),
-                       AT(code_first_line, 68),
-                       AT(code_bytes, 192),
-                       SS_PY_PLACES_END};
-static places py313 = {AT(type_cached_keys, 880), AT(runtime_interpreters, 632),
-                       AT(interp_next, 7264),     AT(interp_threads, 7344),
-                       AT(interp_gil, 16),        AT(frame_owner, 70),
-                       AT(code_first_line, 68),   AT(code_bytes, 200),
-                       SS_PY_PLACES_END};
+static places py312 = {AT(runtime_interpreters, 40), AT(interp_next, 0),
+                       AT(interp_threads, 72),       AT(interp_gil, 384),
+                       AT(tstate_cframe, 56),        AT(tstate_root_cframe, 272),
+                       AT(tstate_thread_id, 136),    AT(tstate_native_id, 144),
+                       AT(tstate_chunk, 232),        AT(tstate_chunk_top, 240),
+                       AT(cframe_current, 0),        AT(cframe_previous, 8),
+                       AT(frame_owner, 70),          AT(code_first_line, 68),
+                       AT(code_bytes, 192),          SS_PY_PLACES_END};
+static places py313 = {AT(runtime_interpreters, 632), AT(interp_next, 7264),
+                       AT(interp_threads, 7344),      AT(interp_gil, 16),
+                       AT(frame_owner, 70),           AT(code_first_line, 68),
+                       AT(code_bytes, 200),           SS_PY_PLACES_END};
 static places py314 = {AT(runtime_interpreters, 808), AT(interp_next, 7272),
                        AT(interp_threads, 7344),      AT(interp_gil, 16),
                        AT(frame_owner, 74),           AT(code_first_line, 68),
@@ -177,6 +168,9 @@ static places py315_ft = {AT(runtime_interpreters, 936),
                           AT(code_tlbc, 224),
                           SS_PY_PLACES_END};
 
+/* 3.13 on: bytes from the pointer to an object's dict to the object. */
+#define ATTRS_INLINE(before)                                                             \
+  .attrs = SS_PY_ATTRS_INLINE, .values_head = 8, .dict_before = (before)
 #define STR_BITS .kind_shift = 2, .compact_bit = 5, .ascii_bit = 6
 #define STR_BITS_FT .kind_shift = 8, .compact_bit = 11, .ascii_bit = 12
 #define ENTRY_FRAMES .boundary = SS_PY_BOUNDARY_OWNER, .entry_owner = 3
@@ -193,7 +187,7 @@ static places py315_ft = {AT(runtime_interpreters, 936),
 static const struct version {
   struct ss_py_layout rules;
   bool free_threaded;
-  const struct ss_py_place *parts[11]; /* ends with NULL */
+  const struct ss_py_place *parts[12]; /* ends with NULL */
 } versions[] = {
     {{.minor = 8,
       .attrs = SS_PY_ATTRS_DICT,
@@ -240,13 +234,11 @@ static const struct version {
       AWAIT_312,
       STR_BITS},
      false,
-     {header, str_plain, code_head, frame_head, gil, dicts_311, gen_312, task_312,
-      py312}},
+     {header, str_plain, code_head, frame_head, gil, dicts_311, heap_types, gen_312,
+      task_312, py312}},
     {{.minor = 13,
       .int_shift = 3,
-      .attrs = SS_PY_ATTRS_INLINE,
-      .values_head = 8,
-      .dict_before = 24,
+      ATTRS_INLINE(24),
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
@@ -255,9 +247,11 @@ static const struct version {
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, gen_312,
-      task_313, py313}},
+     {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, heap_types,
+      gen_312, task_313, py313}},
     {{.minor = 14,
+      ATTRS_INLINE(24),
+      .tuple_hash = 8,
       .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -268,8 +262,11 @@ static const struct version {
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_313, gen_314, py314}},
+     {header, str_plain, code_head, frame_head, gil, thread_313, dicts_311, heap_types,
+      gen_314, py314}},
     {{.minor = 15,
+      ATTRS_INLINE(24),
+      .tuple_hash = 8,
       .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -280,12 +277,11 @@ static const struct version {
       STR_BITS,
       SHIM},
      false,
-     {header, str_plain, code_head, frame_head, gil, thread_315, gen_314, py315}},
+     {header, str_plain, code_head, frame_head, gil, thread_315, dicts_311, heap_types,
+      gen_314, py315}},
     {{.minor = 13,
       .int_shift = 3,
-      .attrs = SS_PY_ATTRS_INLINE,
-      .values_head = 8,
-      .dict_before = 8,
+      ATTRS_INLINE(8),
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
       .owner_max = 3,
@@ -294,9 +290,11 @@ static const struct version {
       STR_BITS,
       SHIM},
      true,
-     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, dicts_313_ft, gen_313_ft,
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, dicts_ft, gen_313_ft,
       task_313_ft, py313_ft}},
     {{.minor = 14,
+      ATTRS_INLINE(8),
+      .tuple_hash = 8,
       .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -307,8 +305,11 @@ static const struct version {
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, gen_314_ft, py314_ft}},
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_313, dicts_ft, gen_314_ft,
+      py314_ft}},
     {{.minor = 15,
+      ATTRS_INLINE(8),
+      .tuple_hash = 8,
       .int_shift = 3,
       .anchor = SS_PY_ANCHOR_ENTRY,
       ENTRY_FRAMES,
@@ -319,7 +320,8 @@ static const struct version {
       STR_BITS_FT,
       SHIM},
      true,
-     {header_ft, frame_head, code_head_ft, gil_ft, thread_315, gen_314_ft, py315_ft}},
+     {header_ft, frame_head, code_head_ft, gil_ft, thread_315, dicts_ft, gen_314_ft,
+      py315_ft}},
 };
 
 void ss_py_place_set(struct ss_py_layout *layout, uint16_t field, uint32_t offset)

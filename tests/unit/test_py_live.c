@@ -321,8 +321,7 @@ static void test_running(void **state)
 
 /* ---- threads -------------------------------------------------------------- */
 
-/* Names that Python gave, and the busy thread as the GIL's holder. From 3.14 on
- * the kernel has the names. */
+/* Names that Python gave, and the busy thread as the GIL's holder. */
 static void threads(const char *python)
 {
   struct victim v;
