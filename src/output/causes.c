@@ -54,7 +54,8 @@ void ss_put_site(struct ss_buf *out, struct ss_figures *f, const struct ss_site 
   size_t len = 0;
 
   if (site->frame == SS_ID_NONE) {
-    ss_buf_adds(out, "threads that run no Python (workers of OpenMP and the like)");
+    ss_buf_adds(out,
+                "no Python function (workers of OpenMP, the start of the interpreter)");
     return;
   }
   uint32_t text = ss_texts_frame(&f->texts, site->frame);
@@ -221,7 +222,23 @@ static void judge_imports(struct judge *j)
   add_text(j->cause->attempts, "python -X importtime -m pytest ... lists the modules");
 }
 
-/* Its wall time: what is computed in it has causes of its own. */
+/* Where no process came to its first test, each might have. */
+static bool runs_tests(const struct ss_profile *p, uint32_t process)
+{
+  bool any = false;
+
+  for (size_t i = 0; i < p->n_phases; i++) {
+    if (!*ss_profile_str(p, p->phases[i].phase))
+      continue;
+    if (p->phases[i].process == process)
+      return true;
+    any = true;
+  }
+  return !any;
+}
+
+/* Its wall time, in the process that runs the tests (that which gives them to workers
+ * has no other phase): what is computed in it has causes of its own. */
 static void judge_collection(struct judge *j)
 {
   const struct ss_figures *f = j->f;
@@ -230,7 +247,7 @@ static void judge_collection(struct judge *j)
   for (size_t i = 0; i < f->p->n_phases; i++) {
     const struct ss_phase_row *row = &f->p->phases[f->tests[i].phase];
     if (strcmp(ss_profile_str(f->p, row->test), "(collection)") == 0 &&
-        f->tests[i].wall_ns > ns)
+        f->tests[i].wall_ns > ns && runs_tests(f->p, row->process))
       ns = f->tests[i].wall_ns;
   }
   j->cause->share_pct = 100 * fmin(1, wall_share(f, ns));

@@ -285,7 +285,7 @@ static bool find_largest(const struct ss_profile *p, const struct walk *w, enum 
 }
 
 /* What ran comes before waits, whatever these weigh: threads of a pool wait all the
- * time. But a phase that used less than half a CPU is what its main thread waited for. */
+ * time. But what the main thread waited for longer than the phase ran is what it did. */
 static bool find_tops(struct ss_figures *f, const struct walk *w)
 {
   static const enum rows first[][ROWS_KINDS] = {{RUNNING, WAITING, WAITING},
@@ -298,7 +298,8 @@ static bool find_tops(struct ss_figures *f, const struct walk *w)
     ok = find_largest(f->p, w, kind, &tops[kind * n]);
   for (size_t i = 0; i < n && ok; i++) {
     struct ss_test_row *row = &f->tests[i];
-    const enum rows *order = first[ss_spent_running(&row->t) < row->wall_ns / 2];
+    bool waited = tops[MAIN_WAITING * n + i].ns > ss_spent_running(&row->t);
+    const enum rows *order = first[waited];
     for (size_t k = 0; k < ROWS_KINDS && row->top == SS_ID_NONE; k++)
       row->top = tops[order[k] * n + i].text;
   }

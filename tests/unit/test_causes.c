@@ -202,6 +202,24 @@ static void imports_and_collection(void **state)
                                .start_ns = T0,
                                .end_ns = T0 + 12 * S};
   ss_store_phase(r.store, &phase);
+  phase.test = fixture_string(r.store, "t.py::test_x");
+  phase.phase = fixture_string(r.store, "call");
+  phase.start_ns = phase.end_ns;
+  phase.end_ns += 8 * S;
+  ss_store_phase(r.store, &phase);
+  /* It gives tests to workers, and is never done. */
+  struct ss_process_row other = {.pid = 2,
+                                 .label = fixture_string(r.store, "pytest"),
+                                 .command = SS_ID_NONE,
+                                 .python = SS_ID_NONE,
+                                 .worker = SS_ID_NONE,
+                                 .start_ns = T0};
+  phase = (struct ss_phase_row){.process = ss_store_process(r.store, &other),
+                                .test = fixture_string(r.store, "(collection)"),
+                                .phase = fixture_string(r.store, ""),
+                                .start_ns = T0,
+                                .end_ns = T0 + 20 * S};
+  ss_store_phase(r.store, &phase);
   uint32_t pytest = frame(&r, SS_ID_NONE, SS_FRAME_PYTHON, "import_path",
                           "/x/site-packages/_pytest/pathlib.py", 5);
   uint32_t load = frame(&r, pytest, SS_FRAME_PYTHON, "_find_and_load",
