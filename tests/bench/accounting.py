@@ -19,7 +19,7 @@ def case(bench, name, command, state, key, env=None):
     folder, _, _ = bench.run_bundle(command, "--format", "none", env=env)
     measured = [json.loads(line) for line in
                 (folder / "command.log").read_text().splitlines()]
-    worst = max(abs(d) for d, _ in
+    worst = max(max(0, abs(off) - outside) for off, outside in
                 waits.differences(Profile(folder), measured, state, key))
     bench.put(f"{name}_error_points", round(100 * worst, 2), note=f"state {state}")
 

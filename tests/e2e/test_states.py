@@ -9,11 +9,10 @@ import pytest
 
 import harness
 from profiledb import RUNNING, Profile, folded
-from waits import PROGRAM, WAITS, differences
+from waits import EDGES_S, PROGRAM, WAITS, differences
 
 SECONDS = 1.5
 POINTS = 0.05  # how far a share may be from what was measured
-EDGES_S = 0.03  # a thread's first and last moments, which it cannot measure
 
 
 class Run:
@@ -38,8 +37,8 @@ def conserved(run):
 
 
 def share_is(run, state, key):
-    for off, life in differences(run.profile, run.measured, state, key):
-        assert abs(off) <= POINTS + EDGES_S / life, (run.measured, state, life)
+    for off, outside in differences(run.profile, run.measured, state, key):
+        assert abs(off) <= POINTS + outside, (run.measured, state)
 
 
 @pytest.mark.parametrize("kind, state, key, reason", WAITS, ids=[c[0] for c in WAITS])

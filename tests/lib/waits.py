@@ -14,6 +14,7 @@ WAITS = [("sleep", "sleep", "off_s", "[sleep]"),
          ("child", "child", "off_s", "[child]"),
          ("disk", "io", "off_s", "[io: disk]")]
 SHARED = [("gil", "gil", "off_s"), ("spinners", "runnable", "runnable_s")]
+EDGES_S = 0.03  # of a thread that does not say for how long it measured
 
 
 def states_of(profile, tid):
@@ -24,7 +25,9 @@ def states_of(profile, tid):
 
 
 def differences(profile, measured, state, key):
-    """Of each thread (share in this state less the one that it measured, life)."""
+    """Of each thread (share in this state less the one that it measured, share of its life
+    in which it did not measure: its first and last moments)."""
     for m in measured:
         states, life = states_of(profile, m["tid"])
-        yield (states.get(state, 0) - m[key]) / life, life
+        outside_s = max(EDGES_S, life - m.get("wall_s", life))
+        yield (states.get(state, 0) - m[key]) / life, outside_s / life
