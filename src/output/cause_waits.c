@@ -325,7 +325,7 @@ static int longest_first(const void *a, const void *b)
 
 static const struct row *first_of(const struct waits *w, enum kind kind)
 {
-  for (size_t i = 0; i < w->places.count; i++)
+  for (size_t i = 0; w->rows && i < w->places.count; i++)
     if (w->rows[i].place.kind == kind)
       return &w->rows[i];
   return NULL;
