@@ -2,6 +2,11 @@
  * stacksample report: outputs again from a bundle's profile.db, or its tables
  * on stdout. Also what makes a bundle of a run whose profiler was killed.
  */
+#include <dirent.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+
 #include "stacksample/meta.h"
 
 #include "cli_priv.h"
@@ -61,6 +66,35 @@ static bool was_finished(const struct ss_bundle *bundle)
     return false;
   close(fd);
   return true;
+}
+
+static bool has_profile(int folder, const char *name)
+{
+  struct ss_buf path = {0};
+  struct stat st;
+
+  ss_buf_addf(&path, "%s/profile.db", name);
+  bool has = fstatat(folder, ss_buf_str(&path), &st, 0) == 0 && S_ISREG(st.st_mode);
+  ss_buf_release(&path);
+  return has;
+}
+
+/* The folder of --output is given as often as one of its bundles: say which there are. */
+static void say_no_bundle(const char *path)
+{
+  DIR *folder = opendir(path);
+  char newest[NAME_MAX + 1] = "";
+  const struct dirent *entry;
+
+  while (folder && (entry = readdir(folder)))
+    if (strcmp(entry->d_name, newest) > 0 && has_profile(dirfd(folder), entry->d_name))
+      snprintf(newest, sizeof(newest), "%s", entry->d_name);
+  if (folder)
+    closedir(folder);
+  if (*newest)
+    ss_say("%s holds bundles, but is none; name one of them: %s/%s", path, path, newest);
+  else
+    ss_say("%s is no bundle: it holds no profile.db", path);
 }
 
 static enum ss_err write_manifest(struct ss_bundle *bundle, struct ss_diag *diag)
@@ -161,6 +195,11 @@ int ss_cmd_report(int argc, char **argv)
     return SS_EXIT_USAGE;
   if (ss_bundle_open(&bundle, path, &diag) != SS_ERR_OK) {
     ss_say_err(diag.err, &diag);
+    return SS_EXIT_NOTHING;
+  }
+  if (!has_profile(ss_bundle_dir(bundle)->fd, ".")) {
+    say_no_bundle(path);
+    ss_bundle_free(bundle);
     return SS_EXIT_NOTHING;
   }
   if (!was_finished(bundle))

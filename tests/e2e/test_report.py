@@ -95,3 +95,15 @@ def test_a_profile_that_is_none(whole):
     done = report(whole, "--format", "folded")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"stacksample: ")
+
+
+def test_the_folder_around_bundles_is_told_from_one(tmp_path):
+    done = report(tmp_path)
+    said = f"stacksample: {tmp_path} is no bundle: it holds no profile.db\n"
+    assert (done.returncode, done.stderr.decode()) == (2, said)
+    for stamp in ("20260101T000000Z", "20260102T000000Z"):
+        (tmp_path / stamp).mkdir()
+        (tmp_path / stamp / "profile.db").touch()
+    done = report(tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().endswith(f"name one of them: {tmp_path}/20260102T000000Z\n")
