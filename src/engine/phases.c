@@ -1,8 +1,8 @@
 /*
  * Which test runs: phase rows from the looks at a process' live environ.
  *
- * A look is taken at every sample of the process and, while it has none, every
- * SS_PHASE_TICK_NS. A phase starts at the first look that sees it, so its
+ * A look is taken at every sample of a process that runs tests and, while it has
+ * none, every SS_PHASE_TICK_NS. A phase starts at the first look that sees it, so its
  * bounds are as exact as the looks are close. A look that is older than the
  * newest one (records arrive late) never changes anything.
  */
