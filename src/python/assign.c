@@ -42,7 +42,8 @@ static bool known_delta(const struct ss_py *py, uint64_t delta)
 static bool eval_check(struct ss_py *py, const struct ss_frame *f, uint64_t anchor)
 {
   const uint64_t delta = f->cfa - anchor;
-  if (f->method == SS_METHOD_ANCHOR) /* its CFA was taken from the anchor */
+  /* Its CFA was taken from the anchor; or it is no function of the build. */
+  if (f->method == SS_METHOD_ANCHOR || !f->module)
     return known_delta(py, delta);
   struct ss_py_eval *e = eval_of(py, f);
   if (!e && py->eval_count < SS_PY_EVALS_MAX) {

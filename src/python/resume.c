@@ -1,7 +1,8 @@
 /*
  * Native unwinding that goes on where it dies in code without unwind information
  * (CPython's JIT up to 3.14): the anchor of the activation that runs it is still on
- * the stack, CFA - anchor is known, and the return address lies below the CFA.
+ * the stack, CFA - anchor is known, and the return address lies below the CFA. What a
+ * scan finds in such code is not believed: old frames lie there that look the same.
  */
 #include "python_priv.h"
 #include "stacksample/sys.h"
@@ -57,6 +58,14 @@ static bool resumable(enum ss_end end)
          end == SS_END_NO_PROGRESS || end == SS_END_SP_LOST;
 }
 
+/* Index of the innermost frame in code without a file whose caller was scanned for. */
+static size_t scanned(const struct ss_frame *frames, size_t from, size_t count)
+{
+  while (from < count && (frames[from].module || frames[from].method != SS_METHOD_SCAN))
+    from++;
+  return from;
+}
+
 static void walk(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
                  const struct ss_mem *mem, uint64_t sp)
 {
@@ -92,9 +101,16 @@ enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *
 {
   enum ss_end end = unwind_first(py, u, space, stack, regs, frames, cap, count);
   uint64_t ip, cfa, bp;
-  if (!py || py->eval_count == 0 || !resumable(end) || *count == 0)
+  if (!py || py->eval_count == 0 || *count == 0)
+    return end;
+  const size_t scan = scanned(frames, 0, *count);
+  if (scan == *count && !resumable(end))
     return end;
   walk(py, tid, stack, mem, frames[0].sp);
+  if (scan < *count && find_caller(py, stack, frames[scan].sp, &ip, &cfa)) {
+    *count = scan + 1;
+    end = SS_END_NO_CFI;
+  }
   for (int tries = 0; tries < RESUMES_MAX && resumable(end); tries++) {
     if (end == SS_END_NO_MAP && *count > 1)
       (*count)--; /* its ip was no code: the frame below it lost its way */
@@ -106,9 +122,13 @@ enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *
     ss_unwind_resume(u, ip, cfa);
     if (saved_frame_pointer(stack, cfa, &bp))
       ss_unwind_know(u, SS_REG_BP, bp);
+    const size_t first = *count;
     do
       end = ss_unwind_step(u, &frames[(*count)++]);
-    while (end == SS_END_NONE && *count < cap);
+    while (end == SS_END_NONE && *count < cap &&
+           scanned(frames, *count - 1, *count) == *count);
+    if (end == SS_END_NONE && scanned(frames, first, *count) < *count)
+      end = SS_END_NO_CFI;
   }
   return end == SS_END_NONE ? SS_END_DEPTH : end;
 }
