@@ -124,8 +124,10 @@ static uint64_t hdr_value(const struct ss_cfi_index *index, size_t i, size_t fie
 
 bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset)
 {
-  *offset = index->hdr == NULL ? index->entries[i].offset
-                               : (size_t)(hdr_value(index, i, 4) - index->section.vaddr);
+  if (index->hdr != NULL)
+    *offset = (size_t)(hdr_value(index, i, 4) - index->section.vaddr);
+  else
+    *offset = index->entries == NULL ? SIZE_MAX : index->entries[i].offset;
   return *offset < index->section.len;
 }
 
