@@ -455,7 +455,7 @@ static void fill(struct waits *w, struct ss_cause *c, enum kind kind)
 
   ss_buf_addf(&c->text, "The main thread%s waits: %s", w->tests ? " of the tests" : "",
               kinds[kind].text);
-  if (first->inner != SS_ID_NONE) {
+  if (first && first->inner != SS_ID_NONE) {
     ss_buf_adds(&c->text, "; most of it in ");
     put_place(&c->text, w->f, first);
   }
