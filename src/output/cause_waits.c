@@ -128,7 +128,7 @@ struct waits {
   bool tests;     /* they run tests */
   uint64_t life_ns, ns[KINDS];
   struct ss_interner places; /* struct place -> row */
-  struct row *rows;
+  struct row *rows;          /* NULL: none */
   size_t cap;
   struct ss_idmap phases; /* kind and phase -> ns */
   struct ss_idmap pids;   /* of the critical processes */
@@ -364,7 +364,7 @@ static void add_rows(struct waits *w, struct ss_cause *c, enum kind kind)
 {
   size_t shown = 0;
 
-  for (size_t i = 0; i < w->places.count && shown < EVIDENCE_ROWS; i++)
+  for (size_t i = 0; w->rows && i < w->places.count && shown < EVIDENCE_ROWS; i++)
     if (w->rows[i].place.kind == kind && w->rows[i].ns >= w->ns[kind] / 20) {
       add_row(w, c, &w->rows[i]);
       shown++;
