@@ -58,7 +58,7 @@ struct ss_figures {
 };
 enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool functions,
                             struct ss_diag *diag);
-void ss_figures_release(struct ss_figures *f);    /* accepts a zeroed struct */
+void ss_figures_release(struct ss_figures *f); /* accepts a zeroed struct */
 /* Says what was let through, so that only this is shown. */
 void ss_figures_filtered(struct ss_figures *f, const struct ss_filter *filter);
 bool ss_test_shown(const struct ss_figures *f, const struct ss_test_row *row);

@@ -113,7 +113,7 @@ struct trace_name trace_name_of(struct trace *t, uint32_t text)
       return none;
     }
     for (t->names_count = (size_t)text + 1; had < t->names_count; had++) {
-      t->names[had] = (struct trace_name){NULL};
+      t->names[had] = (struct trace_name){0};
     }
   }
   struct trace_name *name = &t->names[text];
