@@ -10,7 +10,7 @@
 #include "stacksample/text.h"
 
 struct spin_rule {
-  const char *library;  /* how its file's name begins */
+  const char *file;     /* how the library's name begins */
   const char *function; /* a part of the symbol, which may be mangled */
 };
 
@@ -45,7 +45,7 @@ static const struct spin_rule rules[] = {
 bool ss_spin_library(const char *library)
 {
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-    if (ss_starts_with(library, rules[i].library))
+    if (ss_starts_with(library, rules[i].file))
       return true;
   }
   return false;
@@ -54,7 +54,7 @@ bool ss_spin_library(const char *library)
 bool ss_spin_function(const char *library, const char *symbol)
 {
   for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-    if (ss_starts_with(library, rules[i].library) && strstr(symbol, rules[i].function))
+    if (ss_starts_with(library, rules[i].file) && strstr(symbol, rules[i].function))
       return true;
   }
   return false;
