@@ -97,7 +97,11 @@ enum ss_wait_kind {
   SS_WAIT_OTHER,
   SS_WAIT_FUTEX,  /* argument 0: address of the futex word */
   SS_WAIT_FD,     /* argument 0: a descriptor */
-  SS_WAIT_POLL,   /* several descriptors */
+  SS_WAIT_POLL,   /* arguments 0, 1: struct pollfd[], its length */
+  SS_WAIT_SELECT, /* argument 0: one more than the highest; 1 to 3: fd_set of each */
+  SS_WAIT_EPOLL,  /* argument 0: the descriptor of the set */
+  SS_WAIT_OPEN,   /* argument 0: a path */
+  SS_WAIT_OPENAT, /* argument 1: a path */
   SS_WAIT_CHILD,  /* wait4, waitid */
   SS_WAIT_SLEEP,  /* nanosleep and the like */
   SS_WAIT_SIGNAL, /* pause, sigsuspend, sigtimedwait */

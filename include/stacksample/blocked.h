@@ -18,7 +18,7 @@
 #include "stacksample/error.h"
 #include "stacksample/proc.h"
 
-#define SS_POLLED_MAX 8 /* more are not worth being told one by one */
+#define SS_POLLED_MAX 16 /* more are not worth being told one by one */
 
 struct ss_blocked {
   bool running; /* on a CPU or about to be: nothing below is known */
@@ -35,14 +35,18 @@ bool ss_blocked_read(struct ss_blocked *out, pid_t pid, pid_t tid);
 void ss_blocked_object(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
                        struct ss_buf *out);
 
-/* Of a call of kind SS_WAIT_POLL: is it poll, or ppoll, rather than select? */
-bool ss_blocked_is_poll(const struct ss_blocked *b);
-/* How many descriptors poll was asked about, or below which number select was. */
-uint64_t ss_blocked_polls(const struct ss_blocked *b);
-/* The descriptors that poll was asked about, read from its memory; 0 where they are
- * not known, or more than SS_POLLED_MAX. */
-size_t ss_blocked_polled(const struct ss_blocked *b, const struct ss_mem *mem,
-                         int fds[SS_POLLED_MAX]);
+/* The descriptors that poll, select or epoll waits for any of. */
+struct ss_polled {
+  int fds[SS_POLLED_MAX];
+  size_t n;
+  bool all; /* these are all; else there are more, or they could not be read */
+};
+/* Of a call of kind SS_WAIT_POLL, SELECT or EPOLL; nothing is known of others. What
+ * poll and select were asked is in the memory of `pid`; `mem` may be NULL. */
+void ss_blocked_polled(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
+                       struct ss_polled *out);
+/* Text of /proc/PID/fdinfo/N of an epoll set (fs/eventpoll.c, ep_show_fdinfo). */
+void ss_polled_parse(struct ss_polled *out, const char *text, size_t len);
 
 /* ---- one short stop ---------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /*
  * What a thread waits for. A futex is told apart by who waits in it: the
  * interpreter's own word is the GIL, a lock's function makes it a lock, anything else
- * is a plain wait. A descriptor is told apart by what it is. Rules are data tables.
+ * is a plain wait. A descriptor is told apart by what it is, several by what they all
+ * are. Rules are data tables.
  */
 #include "stacksample/waiting.h"
 
@@ -180,13 +181,42 @@ static const struct rule *find_descriptor(pid_t pid, int number)
   return family ? family : rule;
 }
 
-/* ---- in the kernel, uninterruptible ---------------------------------------------- */
-
-/* The kernel's own locks; anything else that is waited for so is a device. */
-static bool waits_in_kernel_lock(pid_t pid, pid_t tid)
+/* By which threads wake an event loop. */
+static bool is_waker(const struct rule *rule)
 {
-  static const char *const locks[] = {"rwsem_", "down_",    "__down",
-                                      "mutex_", "__mutex_", "percpu_"};
+  return rule->detail && (strcmp(rule->detail, "eventfd") == 0 ||
+                          strcmp(rule->detail, "local socket") == 0);
+}
+
+/* The one rule of all that are polled for, NULL where they differ. What may only wake
+ * the loop counts where there is nothing else. */
+static const struct rule *find_polled(pid_t pid, const struct ss_polled *polled)
+{
+  const struct rule *found = NULL;
+
+  for (size_t i = 0; i < polled->n; i++) {
+    const struct rule *rule = find_descriptor(pid, polled->fds[i]);
+
+    if (!rule || (found && rule != found && !is_waker(rule) && !is_waker(found)))
+      return NULL;
+    if (!found || (is_waker(found) && !is_waker(rule)))
+      found = rule;
+  }
+  return polled->all ? found : NULL;
+}
+
+/* ---- inside the kernel ------------------------------------------------------------ */
+
+/* By the kernel function that it sleeps in (fs/pipe.c, kernel/locking). */
+static const struct rule channels[] = {
+    {"wait_for_partner", SS_STATE_IO, "pipe"}, /* a FIFO that nobody else has open */
+    {"rwsem_", SS_STATE_LOCK, "kernel"},       {"down_", SS_STATE_LOCK, "kernel"},
+    {"__down", SS_STATE_LOCK, "kernel"},       {"mutex_", SS_STATE_LOCK, "kernel"},
+    {"__mutex_", SS_STATE_LOCK, "kernel"},     {"percpu_", SS_STATE_LOCK, "kernel"},
+};
+
+static const struct rule *find_channel(pid_t pid, pid_t tid)
+{
   char path[64], name[64];
   ssize_t got;
   int fd;
@@ -194,14 +224,11 @@ static bool waits_in_kernel_lock(pid_t pid, pid_t tid)
   snprintf(path, sizeof(path), "/proc/%d/task/%d/wchan", (int)pid, (int)tid);
   fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0)
-    return false;
+    return NULL;
   got = ss_read_some(fd, name, sizeof(name) - 1);
   ss_close(&fd);
   name[got > 0 ? got : 0] = '\0';
-  for (size_t i = 0; i < sizeof(locks) / sizeof(locks[0]); i++)
-    if (ss_starts_with(name, locks[i]))
-      return true;
-  return false;
+  return FIND_PREFIX(channels, name);
 }
 
 /* ---- all together ---------------------------------------------------------------- */
@@ -240,24 +267,23 @@ static void say_descriptor(struct ss_waiting *out, pid_t pid, const struct ss_bl
     say(out, SS_STATE_IO, NULL);
 }
 
-/* poll, select and their kin: for what all of their descriptors are, where these are
- * known and alike; without a descriptor they are a sleep. */
-static void say_poll(struct ss_waiting *out, pid_t pid, const struct ss_blocked *b,
-                     const struct ss_mem *mem)
+/* For what all of the descriptors are, where these are known and alike; poll and select
+ * without a descriptor are a sleep. An event loop always has one to be woken by, which
+ * alone does not say what it waits for. */
+static void say_polled(struct ss_waiting *out, pid_t pid, const struct ss_blocked *b,
+                       enum ss_wait_kind kind, const struct ss_mem *mem)
 {
-  int fds[SS_POLLED_MAX];
-  size_t n = ss_blocked_polled(b, mem, fds);
-  const struct rule *rule = n > 0 ? find_descriptor(pid, fds[0]) : NULL;
+  struct ss_polled polled;
+  const struct rule *rule;
 
-  for (size_t i = 1; i < n && rule; i++)
-    if (find_descriptor(pid, fds[i]) != rule)
-      rule = NULL;
-  if (ss_blocked_polls(b) == 0)
+  ss_blocked_polled(b, pid, mem, &polled);
+  rule = find_polled(pid, &polled);
+  if (kind == SS_WAIT_EPOLL)
+    say_rule(out, rule && !is_waker(rule) ? rule : NULL, "epoll");
+  else if (polled.all && polled.n == 0)
     say(out, SS_STATE_SLEEP, NULL);
-  else if (rule)
-    say(out, rule->state, rule->detail);
   else
-    say(out, SS_STATE_WAIT, ss_blocked_is_poll(b) ? "poll" : "select");
+    say_rule(out, rule, kind == SS_WAIT_POLL ? "poll" : "select");
 }
 
 /* clone(2) blocks only for a child that was given our memory until it execs. */
@@ -267,10 +293,14 @@ static bool is_vfork(const struct ss_syscall_info *call)
          strchr("3", call->name[5]) != NULL;
 }
 
+/* The kernel's own locks are told apart; anything else that is waited for so is a device.
+ */
 static void say_uninterruptible(struct ss_waiting *out, pid_t pid, pid_t tid)
 {
-  if (waits_in_kernel_lock(pid, tid))
-    say(out, SS_STATE_LOCK, "kernel");
+  const struct rule *rule = find_channel(pid, tid);
+
+  if (rule)
+    say(out, rule->state, rule->detail);
   else
     say(out, SS_STATE_IO, "disk");
 }
@@ -300,10 +330,13 @@ void ss_waiting_of(const struct ss_waiting_seen *seen, pid_t pid, pid_t tid,
     say(out, SS_STATE_SLEEP, NULL);
   } else if (call.kind == SS_WAIT_FD) {
     say_descriptor(out, pid, b);
-  } else if (call.kind == SS_WAIT_POLL) {
-    say_poll(out, pid, b, mem);
+  } else if (call.kind == SS_WAIT_POLL || call.kind == SS_WAIT_SELECT ||
+             call.kind == SS_WAIT_EPOLL) {
+    say_polled(out, pid, b, call.kind, mem);
   } else if (seen->task_state == 'D') {
     say_uninterruptible(out, pid, tid);
+  } else if (call.kind == SS_WAIT_OPEN || call.kind == SS_WAIT_OPENAT) {
+    say_rule(out, find_channel(pid, tid), call.name);
   } else if (call.kind == SS_WAIT_OTHER) { /* restart_syscall: the function says */
     say_rule(out, find_function(names, n_names), call.name);
   } else {

@@ -7,10 +7,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/futex.h>
-#include <poll.h>
 
 #include "stacksample/blocked.h"
 #include "stacksample/escape.h"
+#include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
 /* Takes one number of `base`; false where there is none. */
@@ -102,49 +102,29 @@ static void say_fd(int fd, pid_t pid, struct ss_buf *out)
   }
 }
 
-bool ss_blocked_is_poll(const struct ss_blocked *b)
-{
-  const char *name = ss_arch_syscall(b->nr).name;
-
-  return strcmp(name, "poll") == 0 || strcmp(name, "ppoll") == 0;
-}
-
-uint64_t ss_blocked_polls(const struct ss_blocked *b)
-{
-  return b->args[ss_blocked_is_poll(b) ? 1 : 0];
-}
-
-size_t ss_blocked_polled(const struct ss_blocked *b, const struct ss_mem *mem,
-                         int fds[SS_POLLED_MAX])
-{
-  struct pollfd polled[SS_POLLED_MAX];
-  uint64_t count = ss_blocked_polls(b);
-  size_t len = (size_t)count * sizeof(polled[0]), n = 0;
-
-  if (mem == NULL || !ss_blocked_is_poll(b) || count > SS_POLLED_MAX ||
-      ss_mem_read(mem, b->args[0], polled, len) != len)
-    return 0;
-  for (uint64_t i = 0; i < count; i++)
-    if (polled[i].fd >= 0) /* others are ignored by the kernel, too */
-      fds[n++] = polled[i].fd;
-  return n;
-}
-
 static void say_polled(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
                        struct ss_buf *out)
 {
-  int fds[SS_POLLED_MAX];
-  size_t n = ss_blocked_polled(b, mem, fds);
-  uint64_t count = ss_blocked_polls(b);
+  struct ss_polled polled;
 
-  for (size_t i = 0; i < n; i++) {
+  ss_blocked_polled(b, pid, mem, &polled);
+  for (size_t i = 0; i < polled.n; i++) {
     ss_buf_adds(out, i > 0 ? ", " : "");
-    say_fd(fds[i], pid, out);
+    say_fd(polled.fds[i], pid, out);
   }
-  if (n == 0 && ss_blocked_is_poll(b))
-    ss_buf_addf(out, "%" PRIu64 " descriptor%s", count, count == 1 ? "" : "s");
-  else if (n == 0)
-    ss_buf_addf(out, "descriptors below %" PRIu64, count);
+  if (!polled.all)
+    ss_buf_adds(out, polled.n > 0 ? ", ..." : "...");
+}
+
+static void say_path(uint64_t at, const struct ss_mem *mem, struct ss_buf *out)
+{
+  char path[SS_PATH_MAX];
+  size_t len = mem ? ss_mem_read(mem, at, path, sizeof(path)) : 0;
+
+  len = strnlen(path, len);
+  ss_buf_addc(out, '"');
+  ss_escape_terminal(out, path, len);
+  ss_buf_addc(out, '"');
 }
 
 static void say_child(const struct ss_blocked *b, struct ss_buf *out)
@@ -169,8 +149,20 @@ void ss_blocked_object(const struct ss_blocked *b, pid_t pid, const struct ss_me
   case SS_WAIT_FD:
     say_fd((int)b->args[0], pid, out);
     break;
-  case SS_WAIT_POLL:
+  case SS_WAIT_EPOLL:
+    say_fd((int)b->args[0], pid, out);
+    ss_buf_adds(out, ": ");
     say_polled(b, pid, mem, out);
+    break;
+  case SS_WAIT_POLL:
+  case SS_WAIT_SELECT:
+    say_polled(b, pid, mem, out);
+    break;
+  case SS_WAIT_OPEN:
+    say_path(b->args[0], mem, out);
+    break;
+  case SS_WAIT_OPENAT:
+    say_path(b->args[1], mem, out);
     break;
   case SS_WAIT_CHILD:
     say_child(b, out);

@@ -38,7 +38,8 @@ class Stuck:
             self.process = process(
                 [*words, mode], stderr=err, env=clean_environment()
             )
-        self.said = [int(w) for w in self.process.line(b"READY")]
+        self.said = [int(w) if w.isdigit() else w.decode()
+                     for w in self.process.line(b"READY")]
         self.pid = self.process.pid
 
     def gives(self, stacks, pid=None):
@@ -240,12 +241,21 @@ def test_running_python_is_stopped_once_for_a_moment(process, tmp_path):
     assert unseen["stops"] == 0 and unseen["threads"][0]["frames"] == []
 
 
-def test_what_a_read_waits_for(process, tmp_path):
-    stuck = Stuck(process, tmp_path, "pipe")
-    look = until(stuck.pid, lambda ts: ts[0]["state"] == "io", "it reads")
-    (main,) = look["threads"]
-    assert main["syscall"]["name"] == "read"
-    assert re.fullmatch(rf"{stuck.said[0]} pipe:\[\d+\]", main["syscall"]["object"])
+def test_what_calls_wait_for(process, tmp_path):
+    stuck = Stuck(process, tmp_path, "pipes")
+    pipe, epoll, fifo = stuck.said
+
+    def all_blocked(threads):
+        return sum(t["state"] == "io" for t in threads) == 5
+
+    look = until(stuck.pid, all_blocked, "five threads wait for a pipe")
+    calls = {t["name"]: t["syscall"] for t in look["threads"]}
+    found = f"{pipe} {os.readlink(f'/proc/{stuck.pid}/fd/{pipe}')}"
+    assert calls["read"] == {"name": "read", "object": found}
+    assert calls["poll"] == {"name": "poll", "object": found}
+    assert calls["select"]["object"] == found
+    assert calls["epoll"]["object"] == f"{epoll} anon_inode:[eventpoll]: {found}"
+    assert calls["open"] == {"name": "openat", "object": f'"{fifo}"'}
 
 
 @ROOT_ONLY

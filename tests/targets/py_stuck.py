@@ -8,8 +8,10 @@ import atexit
 import faulthandler
 import hashlib
 import os
+import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -126,11 +128,21 @@ def sleep():
     time.sleep(1000000)
 
 
-def pipe():
-    """Reads from a pipe that nobody writes to."""
+def pipes():
+    """Five threads that wait for pipes that nobody writes to, each by its own call."""
     r, w = os.pipe()
-    ready(r)
-    os.read(r, 1)
+    fifo = os.path.join(tempfile.mkdtemp(), "fifo")
+    os.mkfifo(fifo)
+    polled, epolled = select.poll(), select.epoll()
+    polled.register(r)
+    epolled.register(r, select.EPOLLIN)
+    waits = {"read": lambda: os.read(r, 1), "poll": polled.poll,
+             "select": lambda: select.select([r], [], []), "epoll": epolled.poll,
+             "open": lambda: open(fifo)}
+    for name, wait in waits.items():
+        threading.Thread(target=wait, name=name, daemon=True).start()
+    ready(r, epolled.fileno(), fifo)
+    forever()
 
 
 def undumpable():

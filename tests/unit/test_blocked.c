@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -52,24 +53,74 @@ static void refuses_every_prefix(void **state)
     assert_false(ss_blocked_parse(&b, futex_line, len));
 }
 
-static void says_the_object(void **state)
+static void object_is(const struct ss_blocked *b, const struct ss_mem *mem,
+                      const char *words)
 {
-  struct ss_blocked b;
   struct ss_buf out = {0};
 
-  (void)state;
-  assert_true(ss_blocked_parse(&b, futex_line, strlen(futex_line)));
-  ss_blocked_object(&b, getpid(), NULL, &out);
-  assert_string_equal(ss_buf_str(&out), "0x7f3a01c0, WAIT");
-  ss_buf_clear(&out);
-  b = (struct ss_blocked){.nr = SYS_ppoll, .args = {4096, 1}};
-  ss_blocked_object(&b, getpid(), NULL, &out);
-  assert_string_equal(ss_buf_str(&out), "1 descriptor");
-  ss_buf_clear(&out);
-  b = (struct ss_blocked){.nr = SYS_pselect6, .args = {7, 4096}};
-  ss_blocked_object(&b, getpid(), NULL, &out);
-  assert_string_equal(ss_buf_str(&out), "descriptors below 7");
+  ss_blocked_object(b, getpid(), mem, &out);
+  assert_string_equal(ss_buf_str(&out), words);
   ss_buf_release(&out);
+}
+
+static void says_the_object(void **state)
+{
+  static const char path[] = "a \x1b fifo";
+  struct ss_mem_live live = {0};
+  struct ss_blocked b;
+
+  (void)state;
+  ss_mem_live_init(&live, getpid());
+  assert_true(ss_blocked_parse(&b, futex_line, strlen(futex_line)));
+  object_is(&b, NULL, "0x7f3a01c0, WAIT");
+  b = (struct ss_blocked){.nr = SYS_ppoll, .args = {4096, 1}};
+  object_is(&b, NULL, "...");
+  b = (struct ss_blocked){.nr = SYS_pselect6, .args = {7, 4096}};
+  object_is(&b, &live.mem, "...");
+  b = (struct ss_blocked){.nr = SYS_epoll_wait, .args = {999999}};
+  object_is(&b, &live.mem, "999999: ...");
+  b = (struct ss_blocked){.nr = SYS_openat, .args = {0, (uint64_t)(uintptr_t)path}};
+  object_is(&b, &live.mem, "\"a \\x1b fifo\"");
+  object_is(&b, NULL, "\"\"");
+  b = (struct ss_blocked){.nr = SYS_open, .args = {4096}};
+  object_is(&b, &live.mem, "\"\"");
+}
+
+/* As of Linux 6.1. */
+static void parses_an_epoll_set(void **state)
+{
+  static const char text[] =
+      "pos:\t0\nflags:\t02000002\nmnt_id:\t15\nino:\t1057\n"
+      "tfd:        5 events:       19 data:     5000000005  pos:0 ino:61a2 sdev:8\n"
+      "tfd:       12 events: 80000019 data:     500000000c  pos:0 ino:61a3 sdev:8\n";
+  struct ss_polled polled;
+  size_t len = strlen(text), first = (size_t)(strstr(text, "tfd:       12") - text);
+
+  (void)state;
+  ss_polled_parse(&polled, text, len);
+  assert_int_equal(polled.n, 2);
+  assert_int_equal(polled.fds[1], 12);
+  assert_true(polled.all);
+  for (size_t n = 0; n < len; n++) {
+    ss_polled_parse(&polled, text, n);
+    assert_int_equal(polled.n, n >= first ? 1 : 0);
+    assert_int_equal(polled.all, n == 0 || text[n - 1] == '\n');
+  }
+  ss_polled_parse(&polled, "tfd:\ntfd: -3 \ntfd: 4\n", 22);
+  assert_int_equal(polled.n, 0);
+}
+
+static void keeps_no_more_than_fit(void **state)
+{
+  char text[(SS_POLLED_MAX + 1) * sizeof("tfd: 3 \n")] = "";
+  struct ss_polled polled;
+
+  (void)state;
+  for (size_t i = 0; i <= SS_POLLED_MAX; i++)
+    snprintf(text + strlen(text), sizeof(text) - strlen(text), "tfd: 3 \n");
+  ss_polled_parse(&polled, text, strlen(text));
+  assert_int_equal(polled.n, SS_POLLED_MAX);
+  assert_false(polled.all);
 }
 
 static void await_state(pid_t pid, char wanted)
@@ -182,6 +233,8 @@ int main(void)
       cmocka_unit_test(parses_running_and_outside),
       cmocka_unit_test(refuses_every_prefix),
       cmocka_unit_test(says_the_object),
+      cmocka_unit_test(parses_an_epoll_set),
+      cmocka_unit_test(keeps_no_more_than_fit),
       cmocka_unit_test(sees_a_child_in_pause),
       cmocka_unit_test(stops_a_spinner_and_lets_it_go),
       cmocka_unit_test(keeps_a_stopped_child_stopped),

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -43,7 +44,8 @@ static void calls(void **state)
   is(SYS_select, 0, 0, "[sleep]");
   is(SYS_poll, 4096, 0, "[sleep]");
   is(SYS_poll, 4096, 2, "[wait: poll]");
-  is(SYS_select, 5, 0, "[wait: select]");
+  is(SYS_select, 5, 0, "[sleep]");
+  is(SYS_select, 5, 4096, "[wait: select]");
   is(SYS_wait4, 1, 0, "[child]");
   is(SYS_clone, 0x4111, 0, "[child]");
   is(SYS_clone3, 0, 0, "[child]");
@@ -53,22 +55,69 @@ static void calls(void **state)
   is(SYS_futex, 0, 0, "[wait: futex]");
 }
 
-/* poll is told by its descriptors, where these are alike. */
+/* Several are told by what they all are. */
 static void polled(int one, int alike, int other)
 {
   struct pollfd fds[SS_POLLED_MAX + 1] = {{.fd = one}, {.fd = -1}, {.fd = alike}};
   uint64_t at = (uint64_t)(uintptr_t)fds;
-  struct ss_mem_live live = {0};
 
-  ss_mem_live_init(&live, getpid());
-  own_memory = &live.mem;
   is(SYS_poll, at, 1, "[io: pipe]");
   is(SYS_ppoll, at, 3, "[io: pipe]");
   is(SYS_poll, at, SS_POLLED_MAX + 1, "[wait: poll]");
   is(SYS_poll, 4096, 1, "[wait: poll]"); /* cannot be read */
-  is(SYS_select, 3, at, "[wait: select]");
-  fds[1].fd = other;
+  fds[0].fd = -1;
+  is(SYS_poll, at, 2, "[sleep]");
+  fds[0].fd = open("/dev/null", O_RDONLY);
   is(SYS_poll, at, 3, "[wait: poll]");
+  close(fds[0].fd);
+  fds[0].fd = other; /* may only wake the others */
+  is(SYS_poll, at, 1, "[io: local socket]");
+  is(SYS_poll, at, 3, "[io: pipe]");
+}
+
+static void selected(int one, int other)
+{
+  fd_set reads, writes;
+
+  FD_ZERO(&reads);
+  FD_ZERO(&writes);
+  is(SYS_select, 1024, (uint64_t)(uintptr_t)&reads, "[sleep]");
+  FD_SET(one, &reads);
+  is(SYS_select, 1024, (uint64_t)(uintptr_t)&reads, "[io: pipe]");
+  is(SYS_pselect6, (uint64_t)one, (uint64_t)(uintptr_t)&reads, "[sleep]");
+  is(SYS_select, 1025, (uint64_t)(uintptr_t)&reads, "[wait: select]");
+  FD_SET(other, &reads);
+  is(SYS_select, 1024, (uint64_t)(uintptr_t)&reads, "[io: pipe]");
+  is(SYS_select, 1024, (uint64_t)(uintptr_t)&writes, "[sleep]");
+}
+
+static void in_a_set(int one, int other)
+{
+  struct epoll_event event = {.events = EPOLLIN};
+  int set = epoll_create1(0), network = socket(AF_INET, SOCK_STREAM, 0);
+
+  is(SYS_epoll_wait, (uint64_t)set, 0, "[wait: epoll]");
+  assert_int_equal(epoll_ctl(set, EPOLL_CTL_ADD, other, &event), 0);
+  is(SYS_epoll_wait, (uint64_t)set, 0, "[wait: epoll]"); /* what may only wake it */
+  assert_int_equal(epoll_ctl(set, EPOLL_CTL_ADD, one, &event), 0);
+  is(SYS_epoll_pwait, (uint64_t)set, 0, "[io: pipe]");
+  assert_int_equal(epoll_ctl(set, EPOLL_CTL_ADD, network, &event), 0);
+  is(SYS_epoll_wait, (uint64_t)set, 0, "[wait: epoll]");
+  assert_int_equal(epoll_ctl(set, EPOLL_CTL_DEL, one, &event), 0);
+  is(SYS_epoll_wait, (uint64_t)set, 0, "[io: network]");
+  close(network);
+  close(set);
+}
+
+static void several(int one, int alike, int other)
+{
+  struct ss_mem_live live = {0};
+
+  ss_mem_live_init(&live, getpid());
+  own_memory = &live.mem;
+  polled(one, alike, other);
+  selected(one, other);
+  in_a_set(one, other);
   own_memory = NULL;
 }
 
@@ -83,15 +132,12 @@ static void descriptors(void **state)
   fd = socket(AF_INET, SOCK_STREAM, 0);
   is(SYS_accept4, (uint64_t)fd, 0, "[io: network]");
   close(fd);
-  polled(pipes[0], pipes[1], sockets[0]);
+  several(pipes[0], pipes[1], sockets[0]);
   fd = open("/dev/null", O_RDONLY);
   is(SYS_read, (uint64_t)fd, 0, "[io: device]");
   close(fd);
   fd = open("/proc/self/exe", O_RDONLY);
   is(SYS_pread64, (uint64_t)fd, 0, "[io: disk]");
-  close(fd);
-  fd = epoll_create1(0);
-  is(SYS_epoll_wait, (uint64_t)fd, 0, "[wait: epoll]");
   close(fd);
   fd = eventfd(0, 0);
   is(SYS_read, (uint64_t)fd, 0, "[wait: eventfd]");
