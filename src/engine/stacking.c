@@ -48,7 +48,8 @@ void ss_stacking_forget(struct ss_pipeline *p, struct ss_thread *t)
 /* The native frames: on from the thread's last stack, or, where that does not end at
  * the thread's start, from the beginning, with CPython's help. */
 static void walk(struct ss_pipeline *p, struct ss_thread *t, const struct ss_record *rec,
-                 struct ss_snapshot *snapshot, struct user_stack *out)
+                 struct ss_snapshot *snapshot, const struct ss_mem *mem,
+                 struct user_stack *out)
 {
   struct ss_process *proc = t->process;
   /* A look knows two registers only: its stack is not one to go on from. */
@@ -67,16 +68,17 @@ static void walk(struct ss_pipeline *p, struct ss_thread *t, const struct ss_rec
     return;
   }
   out->frames = p->native;
-  out->end = ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space,
-                                &snapshot->mem, &proc->live.mem, &rec->u.sample.regs,
-                                p->native, SS_FRAMES_MAX, &out->native);
+  out->end =
+      ss_py_unwind_stack(proc->py, t->tid, p->unwinder, &proc->space, &snapshot->mem, mem,
+                         &rec->u.sample.regs, p->native, SS_FRAMES_MAX, &out->native);
   if (sampled)
     t->whole = out->end == SS_END_COMPLETE;
 }
 
 static void unwind(struct ss_pipeline *p, struct ss_thread *t,
                    const struct ss_captured *c, const struct ss_mem *captured,
-                   struct ss_snapshot *snapshot, struct user_stack *out)
+                   const struct ss_mem *mem, struct ss_snapshot *snapshot,
+                   struct user_stack *out)
 {
   struct ss_process *proc = t->process;
   const struct ss_record *rec = &c->rec;
@@ -89,7 +91,7 @@ static void unwind(struct ss_pipeline *p, struct ss_thread *t,
   ss_snapshot_init(snapshot, sp, rec->u.sample.stack, rec->u.sample.stack_len,
                    &proc->live.mem, stack_map ? stack_map->end : sp + SS_STACK_READ_MAX);
   snapshot->captured = captured;
-  walk(p, t, rec, snapshot, out);
+  walk(p, t, rec, snapshot, mem, out);
   out->method = SS_METHOD_CFI;
   for (size_t i = 0; i < out->native; i++)
     if (out->frames[i].method > out->method && out->frames[i].method != SS_METHOD_NONE)
@@ -346,7 +348,7 @@ void ss_stacking_wait(struct ss_pipeline *p, struct ss_thread *t,
   t->process->space.only_ip_sp = !stopped;
   t->process->space.still = true;
   if (captured->rec.u.sample.has_regs) {
-    unwind(p, t, captured, NULL, &snapshot, &user);
+    unwind(p, t, captured, NULL, &mem.mem, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
   }
   t->process->space.only_ip_sp = t->process->space.still = false;
@@ -403,7 +405,7 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
   ss_mem_spans_init(&at_sample, spans, n_spans, NULL);
   if (rec->u.sample.has_regs) {
     struct ss_snapshot snapshot;
-    unwind(p, t, captured, &at_sample.mem, &snapshot, &user);
+    unwind(p, t, captured, &at_sample.mem, &mem.mem, &snapshot, &user);
     ss_depth_note(&t->depth, &snapshot, user.frames, user.native, user.end);
     audit(p, t, rec, &snapshot, &user);
     merge(p, t, &snapshot.mem, &mem.mem, &user);
