@@ -113,6 +113,12 @@ enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *
                                const struct ss_regs *regs, struct ss_frame *frames,
                                size_t cap, size_t *count);
 
+/* Of a stack that was unwound without Python's help: does it go through the anchors
+ * wherever a caller was guessed in code without a file? false: unwind it anew. */
+bool ss_py_stack_fits(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
+                      const struct ss_mem *mem, const struct ss_frame *frames,
+                      size_t count);
+
 /* Merges. `stack` reads the snapshot (exact at the sample), `mem` what stage 1
  * read with live memory behind it. `native` innermost first. At most `cap`
  * frames into `out`. With `native_count` 0 (--no-native, or no unwinding):

@@ -60,7 +60,9 @@ static void walk(struct ss_pipeline *p, struct ss_thread *t, const struct ss_rec
 
   if (memo &&
       ss_unwind_stack_again(p->unwinder, &proc->space, &snapshot->mem,
-                            &rec->u.sample.regs, memo, &again) == SS_END_COMPLETE) {
+                            &rec->u.sample.regs, memo, &again) == SS_END_COMPLETE &&
+      ss_py_stack_fits(proc->py, t->tid, &snapshot->mem, mem, again.frames,
+                       again.count)) {
     out->end = SS_END_COMPLETE;
     out->frames = again.frames;
     out->tags = again.tags;

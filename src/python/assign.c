@@ -30,7 +30,7 @@ bool ss_py_merge_is_eval(struct ss_py *py, const struct ss_frame *f)
   return e && e->hits >= SS_PY_EVAL_SURE;
 }
 
-static bool known_delta(const struct ss_py *py, uint64_t delta)
+bool ss_py_known_place(const struct ss_py *py, uint64_t delta)
 {
   for (unsigned i = 0; i < py->eval_count; i++)
     if (py->evals[i].delta == delta && py->evals[i].hits >= SS_PY_EVAL_SURE)
@@ -38,13 +38,26 @@ static bool known_delta(const struct ss_py *py, uint64_t delta)
   return false;
 }
 
-/* Compares an anchor's place with what was learned; false: it does not agree. */
-static bool eval_check(struct ss_py *py, const struct ss_frame *f, uint64_t anchor)
+/* Is a native frame what it seems to be: not its CFA taken from the anchor, no code
+ * without a file, and not found by a guess inside it. */
+static bool is_sure(const struct ss_py_merge *m, size_t at)
 {
+  if (m->native[at].method == SS_METHOD_ANCHOR || !m->native[at].module)
+    return false;
+  for (size_t i = 0; i < at; i++)
+    if (m->native[i].method == SS_METHOD_SCAN || ss_py_is_guess(m->py, &m->native[i]))
+      return false;
+  return true;
+}
+
+/* Compares an anchor's place with what was learned; false: it does not agree. */
+static bool eval_check(struct ss_py_merge *m, size_t at, uint64_t anchor)
+{
+  struct ss_py *py = m->py;
+  const struct ss_frame *f = &m->native[at];
   const uint64_t delta = f->cfa - anchor;
-  /* Its CFA was taken from the anchor; or it is no function of the build. */
-  if (f->method == SS_METHOD_ANCHOR || !f->module)
-    return known_delta(py, delta);
+  if (!is_sure(m, at))
+    return ss_py_known_place(py, delta);
   struct ss_py_eval *e = eval_of(py, f);
   if (!e && py->eval_count < SS_PY_EVALS_MAX) {
     e = &py->evals[py->eval_count++];
@@ -131,7 +144,7 @@ static void assign(struct ss_py_merge *m, size_t first_segment)
         ss_py_doubt_it(m, SS_PY_DOUBT_TWO);
       continue;
     }
-    if (!eval_check(m->py, &m->native[at], s->anchor))
+    if (!eval_check(m, at, s->anchor))
       ss_py_doubt_it(m, SS_PY_DOUBT_PLACE);
     m->assigned[at] = (uint32_t)i + 1;
     from = at + 1;

@@ -472,6 +472,11 @@ enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_mem *s
 struct ss_py_thread *ss_py_find_frames(struct ss_py *py, struct ss_py_view *view,
                                        pid_t tid, bool sure, uint64_t *tstate,
                                        unsigned char bytes[SS_PY_MAX_tstate]);
+/* Is it known that an evaluation function keeps its anchor so far below its CFA? */
+bool ss_py_known_place(const struct ss_py *py, uint64_t delta);
+/* Was a frame's caller found by the looks of code without a file, which may be CPython's
+ * JIT (3.13 on)? Of other such code only what a scan finds is a guess. */
+bool ss_py_is_guess(const struct ss_py *py, const struct ss_frame *frame);
 /* Is this a frame of the evaluation function, by what was learned or its symbol. */
 bool ss_py_is_eval(const struct ss_py *py, const struct ss_frame *frame);
 

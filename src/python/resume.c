@@ -1,8 +1,9 @@
 /*
  * Native unwinding that goes on where it dies in code without unwind information
  * (CPython's JIT up to 3.14): the anchor of the activation that runs it is still on
- * the stack, CFA - anchor is known, and the return address lies below the CFA. What a
- * scan finds in such code is not believed: old frames lie there that look the same.
+ * the stack, CFA - anchor is known, and the return address lies below the CFA. Callers
+ * that were guessed in such code are believed only as long as the walk from there comes
+ * to the next anchor in the evaluation function: old frames lie there that look the same.
  */
 #include "python_priv.h"
 #include "stacksample/sys.h"
@@ -58,12 +59,59 @@ static bool resumable(enum ss_end end)
          end == SS_END_NO_PROGRESS || end == SS_END_SP_LOST;
 }
 
-/* Index of the innermost frame in code without a file whose caller was scanned for. */
-static size_t scanned(const struct ss_frame *frames, size_t from, size_t count)
+bool ss_py_is_guess(const struct ss_py *py, const struct ss_frame *f)
 {
-  while (from < count && (frames[from].module || frames[from].method != SS_METHOD_SCAN))
-    from++;
-  return from;
+  if (f->module || f->method == SS_METHOD_CFI || f->method == SS_METHOD_ANCHOR)
+    return false;
+  return f->method == SS_METHOD_SCAN || py->layout.anchor == SS_PY_ANCHOR_ENTRY;
+}
+
+static bool any_guess(const struct ss_py *py, const struct ss_frame *frames, size_t count)
+{
+  for (size_t i = 0; i < count; i++)
+    if (ss_py_is_guess(py, &frames[i]))
+      return true;
+  return false;
+}
+
+/* Is it known where evaluation functions keep their anchors? */
+static bool any_place(const struct ss_py *py)
+{
+  for (unsigned i = 0; i < py->eval_count; i++)
+    if (py->evals[i].hits >= SS_PY_EVAL_SURE)
+      return true;
+  return false;
+}
+
+/* From a guess to the next anchor outside it. */
+struct way {
+  size_t guess;
+  uint64_t anchor; /* 0: on no such way */
+};
+
+/* Goes on to frame `i`; false: the walk has lost its way since way->guess. */
+static bool on_way(const struct ss_py *py, struct way *way, const struct ss_frame *frames,
+                   size_t i)
+{
+  const struct ss_frame *f = &frames[i];
+  if (way->anchor == 0 && ss_py_is_guess(py, f))
+    *way = (struct way){i, next_anchor(py, f->sp)};
+  if (way->anchor == 0 || f->cfa <= way->anchor)
+    return true;
+  if (f->module != py->module || !ss_py_known_place(py, f->cfa - way->anchor))
+    return false;
+  way->anchor = 0;
+  return true;
+}
+
+/* Of a walk that is at its end. */
+static bool all_on_way(const struct ss_py *py, struct way *way,
+                       const struct ss_frame *frames, size_t count)
+{
+  for (size_t i = 0; i < count; i++)
+    if (!on_way(py, way, frames, i))
+      return false;
+  return way->anchor == 0;
 }
 
 static void walk(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
@@ -93,6 +141,34 @@ static enum ss_end unwind_first(const struct ss_py *py, struct ss_unwinder *u,
                          count);
 }
 
+/* Goes on from the last frame; false: there is no anchor, or no room. */
+static bool resume(const struct ss_py *py, struct ss_unwinder *u,
+                   const struct ss_mem *stack, struct ss_frame *last)
+{
+  uint64_t ip, cfa, bp;
+  if (!find_caller(py, stack, last->sp, &ip, &cfa))
+    return false;
+  last->cfa = cfa;
+  last->method = SS_METHOD_ANCHOR;
+  ss_unwind_resume(u, ip, cfa);
+  if (saved_frame_pointer(stack, cfa, &bp))
+    ss_unwind_know(u, SS_REG_BP, bp);
+  return true;
+}
+
+/* Until the stack ends, or the way is lost; true: it is. */
+static bool step_on(const struct ss_py *py, struct ss_unwinder *u, struct way *way,
+                    struct ss_frame *frames, size_t cap, size_t *count, enum ss_end *end)
+{
+  *end = SS_END_NONE;
+  while (*end == SS_END_NONE && *count < cap) {
+    *end = ss_unwind_step(u, &frames[(*count)++]);
+    if (!on_way(py, way, frames, *count - 1))
+      return true;
+  }
+  return way->anchor != 0;
+}
+
 enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *u,
                                const struct ss_unwind_space *space,
                                const struct ss_mem *stack, const struct ss_mem *mem,
@@ -100,35 +176,32 @@ enum ss_end ss_py_unwind_stack(struct ss_py *py, pid_t tid, struct ss_unwinder *
                                size_t cap, size_t *count)
 {
   enum ss_end end = unwind_first(py, u, space, stack, regs, frames, cap, count);
-  uint64_t ip, cfa, bp;
-  if (!py || py->eval_count == 0 || *count == 0)
-    return end;
-  const size_t scan = scanned(frames, 0, *count);
-  if (scan == *count && !resumable(end))
+  struct way way = {0};
+  if (!py || !any_place(py) || *count == 0 ||
+      (!resumable(end) && !any_guess(py, frames, *count)))
     return end;
   walk(py, tid, stack, mem, frames[0].sp);
-  if (scan < *count && find_caller(py, stack, frames[scan].sp, &ip, &cfa)) {
-    *count = scan + 1;
-    end = SS_END_NO_CFI;
-  }
-  for (int tries = 0; tries < RESUMES_MAX && resumable(end); tries++) {
-    if (end == SS_END_NO_MAP && *count > 1)
+  bool lost = !all_on_way(py, &way, frames, *count);
+  for (int tries = 0; tries < RESUMES_MAX && (lost || resumable(end)); tries++) {
+    if (lost)
+      *count = way.guess + 1;
+    else if (end == SS_END_NO_MAP && *count > 1)
       (*count)--; /* its ip was no code: the frame below it lost its way */
-    struct ss_frame *last = &frames[*count - 1];
-    if (*count == cap || !find_caller(py, stack, last->sp, &ip, &cfa))
-      return end;
-    last->cfa = cfa;
-    last->method = SS_METHOD_ANCHOR;
-    ss_unwind_resume(u, ip, cfa);
-    if (saved_frame_pointer(stack, cfa, &bp))
-      ss_unwind_know(u, SS_REG_BP, bp);
-    const size_t first = *count;
-    do
-      end = ss_unwind_step(u, &frames[(*count)++]);
-    while (end == SS_END_NONE && *count < cap &&
-           scanned(frames, *count - 1, *count) == *count);
-    if (end == SS_END_NONE && scanned(frames, first, *count) < *count)
-      end = SS_END_NO_CFI;
+    way.anchor = 0;
+    if (*count == cap || !resume(py, u, stack, &frames[*count - 1]))
+      return lost ? SS_END_NO_CFI : end;
+    lost = step_on(py, u, &way, frames, cap, count, &end);
   }
   return end == SS_END_NONE ? SS_END_DEPTH : end;
+}
+
+bool ss_py_stack_fits(struct ss_py *py, pid_t tid, const struct ss_mem *stack,
+                      const struct ss_mem *mem, const struct ss_frame *frames,
+                      size_t count)
+{
+  struct way way = {0};
+  if (!py || !any_place(py) || !any_guess(py, frames, count))
+    return true;
+  walk(py, tid, stack, mem, frames[0].sp);
+  return all_on_way(py, &way, frames, count);
 }
