@@ -21,6 +21,7 @@ CASES = harness.ROOT / "tests/targets/py_cases.py"
 ASYNC = harness.ROOT / "tests/targets/py_async.py"
 NESTED = CASES.parent / "py_nested.py"
 SHARES = CASES.parent / "py_shares.py"
+VARIED = CASES.parent / "py_varied.py"
 FLUTTER = harness.ROOT / "tests/targets/py_flutter.py"
 sys.path.insert(0, str(CASES.parent))
 
@@ -67,8 +68,9 @@ def profile(out, python, words, script, env=None, rate=RATE, before=()):
 class Stack:
     """A sample's path, innermost first: names, None for what is no Python frame."""
 
-    def __init__(self, frames, verified):
+    def __init__(self, frames, verified, guessed):
         self.frames, self.verified = frames, verified  # (name, is Python, line)
+        self.guessed = guessed  # some caller was not found by unwind tables
         self.names = [name if python else None for name, python, _ in frames]
         self.all_names = [name for name, _, _ in frames]
 
@@ -80,21 +82,23 @@ def stacks(bundle, thread=None):
     """One of each sample, those of one thread (by its id) or of all."""
     profile_db = Profile(bundle)
     kinds, merges = profile_db.words("kind"), profile_db.words("merge")
+    methods = profile_db.words("method")
     frames = {i: (text or "", kinds[kind] == "python") for i, text, kind in profile_db.rows(
         "SELECT f.id, n.text, f.kind FROM frame f LEFT JOIN string n ON n.id = f.name")}
     nodes = {i: (parent, frame, line) for i, parent, frame, line in
              profile_db.rows("SELECT id, parent, frame, line FROM stack")}
     known = {}
-    for stack, merge in profile_db.rows(
-            "SELECT s.stack, s.merge FROM sample s JOIN thread t ON t.id = s.thread "
+    for stack, merge, method in profile_db.rows(
+            "SELECT s.stack, s.merge, s.method FROM sample s JOIN thread t ON t.id = s.thread "
             "WHERE s.stack NOT NULL AND (? IS NULL OR t.tid = ?)", thread, thread):
-        if (stack, merge) not in known:
+        if (stack, merge, method) not in known:
             path, at = [], stack
             while at is not None:
                 at, frame, line = nodes[at]
                 path.append((*frames[frame], line))
-            known[stack, merge] = Stack(path, merges[merge] == "verified")
-        yield known[stack, merge]
+            known[stack, merge, method] = Stack(path, merges[merge] == "verified",
+                                                methods[method] not in ("cfi", "none"))
+        yield known[stack, merge, method]
 
 
 def fits(names, expected):
@@ -302,11 +306,31 @@ def test_perf_trampolines_are_not_frames(out, python):
     assert sum(left) <= len(left) / 20
 
 
+def check_calls(found, calls):
+    """What was verified has no call but those that the interpreter saw."""
+    total = 0
+    for stack in found:
+        names = stack.python()[::-1]
+        if "work" not in names or "watch" in names:
+            continue
+        names = names[names.index("work"):]
+        total += 1
+        ok = all(p in calls for p in zip(names, names[1:]))
+        assert ok or not stack.verified, stack.all_names
+    assert total > 1000
+
+
 @pytest.mark.parametrize("python", [p for p in PYTHONS if version(p) >= (3, 14)])
 def test_jit(out, python):
-    _, bundle = profile(out, python, ["400000"], FLUTTER, {"PYTHON_JIT": "1"}, 1000)
+    """Code of the JIT has no unwind information (3.14), or that of frame pointers."""
+    stdout, bundle = profile(out, python, ["2.5"], VARIED, {"PYTHON_JIT": "1"}, 1000)
+    found = list(stacks(bundle))
+    check_calls(found, {tuple(pair) for pair in json.loads(stdout)})
     assert quality(bundle)["complete_pct"] >= 99
     assert verified(bundle) >= 99
+    # The JIT was in use: what stands in its code is no frame of a file.
+    compiled = sum(s.guessed for s in found)
+    assert compiled >= 0.1 * len(found), (compiled, len(found))
 
 
 def test_greenlet_is_cut_at_its_switch(out):
