@@ -49,6 +49,9 @@ ssize_t ss_process_vm_readv(pid_t pid, const struct iovec *local, size_t nlocal,
 int ss_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu, int group_fd,
                        unsigned long flags);
 int ss_fsync(int fd);
+/* As many descriptors as we may have (an event, and a file of the target, each take
+ * one); false: no more than before. */
+bool ss_raise_file_limit(void);
 
 #ifdef SS_TESTING
 /* Counts one call of that name; true, with errno set: it is to fail. */

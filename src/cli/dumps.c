@@ -226,16 +226,6 @@ void ss_dumps_phase(struct ss_dumps *d, const char *test, uint64_t start_ns)
 
 /* ---- what was taken -------------------------------------------------------------- */
 
-unsigned ss_dumps_count(struct ss_dumps *d)
-{
-  unsigned count;
-
-  pthread_mutex_lock(&d->lock);
-  count = (unsigned)d->count;
-  pthread_mutex_unlock(&d->lock);
-  return count;
-}
-
 void ss_dumps_store(struct ss_dumps *d, struct ss_store *store)
 {
   struct ss_buf json = {0};

@@ -23,7 +23,6 @@ bool ss_dumps_take(struct ss_dumps *d, const char *why, uint64_t start_ns,
                    unsigned wait_ms);
 /* The phase of a test that runs now, for how long dumps say it does. */
 void ss_dumps_phase(struct ss_dumps *d, const char *test, uint64_t start_ns);
-unsigned ss_dumps_count(struct ss_dumps *d);
 /* SS_META_DUMPS and the stops of all of them. */
 void ss_dumps_store(struct ss_dumps *d, struct ss_store *store);
 void ss_dumps_free(struct ss_dumps *d); /* accepts NULL */

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/resource.h>
 
 #include "stacksample/escape.h"
 #include "stacksample/hash.h"
@@ -101,18 +100,6 @@ void ss_session_lacks(const struct ss_session *s, const char *what,
 {
   ss_say("%s is missing: %s", what, diag->text);
   ss_note(s->notes, "%s is missing: %s", what, diag->text);
-}
-
-/* Locked memory of rings and one descriptor per event: take what we may. This
- * is our own limit; the command was forked before and keeps its own. */
-static void raise_own_limits(void)
-{
-  struct rlimit limit;
-
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-    limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);
-  }
 }
 
 static enum ss_err open_events(struct ss_session *s, pid_t pid, bool enable_on_exec,
@@ -291,7 +278,8 @@ static void start_engine(struct ss_session *s, pid_t root, bool attached)
   struct ss_diag perf = {0}, ptrace = {0};
   bool started;
 
-  raise_own_limits();
+  /* Ours alone: the command was forked before and keeps its own. */
+  (void)ss_raise_file_limit();
   started =
       choice != SS_ENGINE_PTRACE && start_perf(s, root, attached, &perf) == SS_ERR_OK;
   if (!started && choice != SS_ENGINE_PERF) {

@@ -245,15 +245,6 @@ static void settle_on_cpu(struct ss_cpu *cpu)
   atomic_store(&cpu->fifo, sched_setscheduler(0, policy, &param) == 0);
 }
 
-static uint64_t thread_cpu_ns(clockid_t clock)
-{
-  struct timespec ts;
-  if (clock_gettime(clock, &ts) != 0) {
-    return 0;
-  }
-  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* Once the ring's first thread has ended its descriptor is always ready (EPOLLHUP);
  * a real-time thread that kept waiting for it would take the CPU. Threads that share
  * the ring may live on, so it is looked at by timer from then on. */
@@ -290,7 +281,7 @@ static void *run(void *arg)
   if (cpu->dropped > 0) {
     report_dropped(cpu, ss_now_ns());
   }
-  atomic_fetch_add(&cpu->own_ns, thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID));
+  atomic_fetch_add(&cpu->own_ns, ss_thread_cpu_ns());
   atomic_store(&cpu->ended, true);
   return NULL;
 }
@@ -510,7 +501,7 @@ void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out
     out->fifo = out->fifo && atomic_load(&cpu->fifo);
     /* The clock of a thread that has ended cannot be read any more. */
     bool runs = cpu->has_clock && !atomic_load(&cpu->ended);
-    out->own_cpu_ns += atomic_load(&cpu->own_ns) + (runs ? thread_cpu_ns(cpu->clock) : 0);
+    out->own_cpu_ns += atomic_load(&cpu->own_ns) + (runs ? ss_clock_ns(cpu->clock) : 0);
   }
   if (c->tracer) {
     ss_tracer_counts(c->tracer, out);

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -80,20 +79,10 @@ static void init_attr(struct perf_event_attr *attr, const struct ss_perf_config 
 
 /* ---- one event ------------------------------------------------------------------ */
 
-static bool raise_file_limit(void)
-{
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) {
-    return false;
-  }
-  limit.rlim_cur = limit.rlim_max;
-  return setrlimit(RLIMIT_NOFILE, &limit) == 0;
-}
-
 int ss_perf_open_event(struct perf_event_attr *attr, pid_t tid, int cpu)
 {
   int fd = ss_perf_event_open(attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
-  if (fd < 0 && errno == EMFILE && raise_file_limit()) {
+  if (fd < 0 && errno == EMFILE && ss_raise_file_limit()) {
     fd = ss_perf_event_open(attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
   }
   return fd;

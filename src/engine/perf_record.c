@@ -69,7 +69,7 @@ struct sample_parts {
   uint64_t n_chain;
   uint64_t abi;
   const unsigned char *regs;
-  size_t stack_at, stack_size, stack_len;
+  size_t stack_at, stack_len;
 };
 
 static bool read_stack(struct ss_cursor *c, struct sample_parts *p)
@@ -85,7 +85,6 @@ static bool read_stack(struct ss_cursor *c, struct sample_parts *p)
     return false;
   }
   p->stack_at = ss_cursor_offset(c);
-  p->stack_size = (size_t)size;
   ss_skip(c, (size_t)size);
   uint64_t valid = ss_read_u64(c);
   /* More valid bytes than there is room for has been seen; take the room. */

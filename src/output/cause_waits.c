@@ -41,33 +41,39 @@ static const struct {
   const char *name, *title, *text;
   const char *small; /* in the list of what is no cause; NULL: not told */
   bool others;       /* what the other threads did says more */
+  const char *view; /* as for ss_cause_view */
   const char *attempt;
 } kinds[KINDS] = {
     {"gil_contention", "Waiting for the GIL", "other threads hold the interpreter's lock",
-     "the GIL", true, NULL},
+     "the GIL", true, "state=gil", NULL},
     {"lock_contention", "Waiting for locks", "something else holds the lock", "locks",
-     true, NULL},
+     true, "state=lock", NULL},
     {"thread_wait", "Waiting for other threads",
-     "another thread has to act first, or to end", NULL, true, NULL},
+     "another thread has to act first, or to end", NULL, true, "state=waiting", NULL},
     {"child_wait", "Waiting for child processes", "a child process has to end first",
-     "child processes", false, NULL},
+     "child processes", false, "state=child", NULL},
     {"disk_wait", "Waiting for the disk", "files are read or written", "the disk", false,
-     NULL},
+     "state=io", NULL},
     {"network_wait", "Waiting for the network", "the other end of a connection is silent",
-     "the network", false, NULL},
+     "the network", false, "state=io", NULL},
     {"pipe_wait", "Waiting for a pipe or local socket",
-     "another process or thread has to write or read first", NULL, true, NULL},
+     "another process or thread has to write or read first", NULL, true, "state=io",
+     NULL},
     {"device_wait", "Waiting for a terminal or device",
-     "input has to come, or output to be taken", NULL, false, NULL},
-    {"sleep", "Sleeping", "the code asks for it", "a time to pass", false, NULL},
+     "input has to come, or output to be taken", NULL, false, "state=io", NULL},
+    {"sleep", "Sleeping", "the code asks for it", "a time to pass", false, "state=sleep",
+     NULL},
     {"poll_wait", "Waiting for descriptors", "none of those that are polled is ready",
-     NULL, true, NULL},
+     NULL, true, "state=wait", NULL},
     {"cpu_throttled", "Held back by a CPU quota",
      "the cgroup it runs in has used up its share of the CPUs", NULL, false,
+     "state=runnable",
      "a larger CPU quota of the container or cgroup, or fewer threads (OMP_NUM_THREADS)"},
     {"cpu_starved", "Waiting for a CPU", "it could run, but other programs have the CPUs",
-     "a free CPU", false, "the same on a machine that does nothing else"},
-    {"other_wait", "Waiting", "what for is in its stacks", NULL, true, NULL},
+     "a free CPU", false, "state=runnable",
+     "the same on a machine that does nothing else"},
+    {"other_wait", "Waiting", "what for is in its stacks", NULL, true, "state=wait",
+     NULL},
 };
 
 /* The first row that begins a reason tells its kind. */
@@ -464,6 +470,7 @@ static void fill(struct waits *w, struct ss_cause *c, enum kind kind)
     add_phase(w, c, kind);
   if (kind == CHILD)
     add_children(w, c);
+  ss_cause_view(c, kinds[kind].view);
   if (kinds[kind].others)
     add_dump(w, c);
 }

@@ -38,6 +38,16 @@ static void add_text(cJSON *list, const char *text)
   ss_buf_release(&line);
 }
 
+void ss_cause_view(struct ss_cause *cause, const char *keys)
+{
+  struct ss_buf line = {0};
+
+  if (keys)
+    ss_buf_addf(&line, "shown by flamegraph.html#%s", keys);
+  ss_cause_line(cause->evidence, &line);
+  ss_buf_release(&line);
+}
+
 static double share(uint64_t part, uint64_t whole)
 {
   return whole > 0 ? 100 * (double)part / (double)whole : 0;
@@ -143,7 +153,7 @@ static void count_faults(struct judge *j)
     put_percent(&line, share(j->facts->unmap_ns, j->facts->rows_ns));
     ss_buf_adds(&line, " giving memory back");
   }
-  ss_buf_adds(&line, " (\"[kernel: page fault]\" in stacks.folded and flamegraph.html)");
+  ss_buf_adds(&line, " (\"[kernel: page fault]\" in stacks.folded)");
   ss_cause_line(j->cause->evidence, &line);
   add_undivided(j);
   ss_buf_release(&line);
@@ -309,16 +319,19 @@ static const struct rule {
   double least_pct; /* worth telling */
   void (*judge)(struct judge *j);
   bool told_if_small; /* in the line of what is not a cause */
+  const char *view;   /* as for ss_cause_view */
 } rules[] = {
-    {"page_fault_churn", "Page-fault churn", "cpu", 10, judge_faults, true},
-    {"openmp_spin", "OpenMP threads spinning", "cpu", 5, judge_spin, true},
-    {"python_bound", "Python itself", "cpu", 50, judge_python, true},
-    {"gradcheck_slow_mode", "gradcheck in slow mode", "cpu", 50, judge_gradcheck, false},
+    {"page_fault_churn", "Page-fault churn", "cpu", 10, judge_faults, true,
+     "q=page+fault"},
+    {"openmp_spin", "OpenMP threads spinning", "cpu", 5, judge_spin, true, "state=spin"},
+    {"python_bound", "Python itself", "cpu", 50, judge_python, true, "frames=python"},
+    {"gradcheck_slow_mode", "gradcheck in slow mode", "cpu", 50, judge_gradcheck, false,
+     "q=_slow_gradcheck"},
     {"oversubscription", "More threads than CPUs", "wall", 20, judge_oversubscription,
-     false},
-    {"import_time", "Imports", "cpu", 40, judge_imports, false},
-    {"collection_time", "Collection of tests", "wall", 40, judge_collection, false},
-    {"one_thread_busy", "One thread busy", "wall", 80, judge_one_thread, false},
+     false, "state=runnable"},
+    {"import_time", "Imports", "cpu", 40, judge_imports, false, "q=_find_and_load"},
+    {"collection_time", "Collection of tests", "wall", 40, judge_collection, false, NULL},
+    {"one_thread_busy", "One thread busy", "wall", 80, judge_one_thread, false, NULL},
 };
 
 /* ---- all of them ---------------------------------------------------------------- */
@@ -359,6 +372,7 @@ static void apply(struct ss_causes *causes, const struct rule *rule, struct judg
 
   j->cause = c;
   rule->judge(j);
+  ss_cause_view(c, rule->view);
   c->weight_pct = c->share_pct * (strcmp(rule->base, "cpu") == 0 ? fmin(1, busy) : 1);
   if (c->share_pct >= rule->least_pct && c->weight_pct >= WEIGHT_LEAST)
     return;

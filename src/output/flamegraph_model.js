@@ -58,7 +58,7 @@ for (let i = 0; i < cells; i++) {
   if (D.running[D.combos[3 * D.cells[4 * i + 1] + 2]]) cpuUs += us;
 }
 // A run that mostly waits opens on everything: the waits are the story then.
-const DEFAULTS = {test: '', phase: '', thread: '', state: cpuUs > 0.1 * D.wall ? 'cpu' : 'all',
+const DEFAULTS = {test: '', phase: '', thread: '', state: cpuUs > 0.5 * D.wall ? 'cpu' : 'all',
   frames: '', fold: '1', view: 'down', q: '', z: ''};
 const S = {...DEFAULTS};
 function readUrl() {

@@ -1,6 +1,7 @@
 """flamegraph.html in a real browser: every control, by mouse and by keyboard;
 what it shows against profile.db; that it fetches nothing."""
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -439,4 +440,20 @@ def test_the_demo(chromium, demo):
     assert rows > 50 and close(shown_us(page), sums.us())
     page.run("localStorage.clear()")
     assert set(page.requests()) == {f"file://{path}"}
+    assert page.complaints() == []
+
+
+def test_the_demos_causes_are_shown(chromium, demo):
+    """What the summary says is shown by a view stands there."""
+    page, path = chromium, demo.folder / "flamegraph.html"
+    causes = json.loads((demo.folder / "summary.json").read_text())["causes"]
+    views = [re.fullmatch("shown by flamegraph.html#(.*)", line)
+             for cause in causes for line in cause["evidence"]]
+    keys = [m[1] for m in views if m]
+    assert "q=page+fault" in keys
+    for key in keys:
+        page.open(path, key)
+        assert shown_us(page) > 0
+        if key.startswith("q="):
+            assert found_percent(page) > 1, key
     assert page.complaints() == []

@@ -161,6 +161,7 @@ static void spinning_is_a_cause_in_openmp_only(void **state)
     if (c) {
       assert_true(c->share_pct > 49 && c->share_pct < 51);
       assert_true(says(c->evidence, "2 threads spin, most in wait_end (libgomp.so.1)"));
+      assert_true(says(c->evidence, "shown by flamegraph.html#state=spin"));
       assert_true(says(c->attempts, "OMP_WAIT_POLICY=passive"));
     }
     finish(&r);
@@ -319,6 +320,7 @@ static void a_wait_is_named_not_the_little_that_ran(void **state)
   assert_true(c->ns == 27 * S);
   assert_non_null(strstr(ss_buf_str(&c->text), "most of it in test_x (/t/test_x.py:1), "
                                                "line 9"));
+  assert_true(says(c->evidence, "shown by flamegraph.html#state=waiting"));
   assert_true(says(c->evidence, "27.0 s [lock: Python lock] in test_x (/t/test_x.py:1), "
                                 "line 9, by Condition.wait (threading.py:1), line 320"));
   assert_non_null(strstr(ss_buf_str(&r.causes.no_waits), "locks 3.33 %"));
