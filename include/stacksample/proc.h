@@ -131,6 +131,8 @@ enum ss_err ss_maps_load(struct ss_maps *maps, pid_t pid, struct ss_diag *diag);
  * remains of an old one on either side stays, its offset advanced. */
 enum ss_err ss_maps_insert(struct ss_maps *maps, const struct ss_map *map);
 enum ss_err ss_maps_copy(struct ss_maps *to, const struct ss_maps *from);
+/* Takes over files' code from an older reading where nothing lies now. */
+enum ss_err ss_maps_keep(struct ss_maps *maps, const struct ss_maps *old);
 void ss_maps_clear(struct ss_maps *maps);
 struct ss_map *ss_maps_find(const struct ss_maps *maps, uint64_t addr); /* NULL */
 

@@ -4,7 +4,8 @@
  *
  * The path is collected innermost first and handed to the store from the root
  * inward. A stack that did not reach its thread's start hangs below a visible
- * "[incomplete: why]" root, so that it is never mistaken for a complete one.
+ * "[incomplete: why]" root, so that it is never mistaken for a complete one; CPU time
+ * of a thread that could not be stopped in time (ptrace) is "[no stack]".
  */
 #include <string.h>
 
@@ -419,6 +420,8 @@ void ss_stacking_sample(struct ss_pipeline *p, const struct ss_captured *capture
     ss_path_push_kernel(&path, rec);
   if (rec->u.sample.has_regs)
     push_user(&path, t->process, &user);
+  else if (p->config.perf == NULL)
+    ss_path_push(&path, ss_path_named(p, SS_FRAME_SYNTHETIC, "[no stack]"), 0);
   keep_outer(t, &user);
   row = (struct ss_sample_row){
       .time_ns = rec->time_ns - rec->u.sample.ago_ns,

@@ -29,70 +29,10 @@
 #define PENDING_STEP_NS 250000ull   /* of looks at threads that are late to stop */
 #define REFUSED_NS 1000000000ull    /* before one is asked again */
 #define BUDGET_SAVED_NS                                                                  \
-  20000000ull              /* of an idle time's budget that may be used later            \
-                            */
-enum { MORE_MAX = 10000 }; /* periods in one sample */
+  20000000ull /* of an idle time's budget that may be used later                         \
+               */
 
 /* ---- one sample ------------------------------------------------------------------ */
-
-/* Whole periods of CPU time that no sample stands for yet. */
-static uint64_t periods_due(const struct ss_tracer *t, const struct ss_runner *r)
-{
-  uint64_t due_ns = r->cpu_ns > r->sampled_ns ? r->cpu_ns - r->sampled_ns : 0;
-  uint64_t due = due_ns / t->facts.period_ns;
-  return due < MORE_MAX ? due : MORE_MAX;
-}
-
-/* Of these, how many were spent in the kernel. The totals are the kernel's; which
- * stack they go to is decided by where the stop found the thread: a call first, else
- * what has piled up without one. */
-static uint64_t kernel_periods(const struct ss_tracer *t, const struct ss_runner *r,
-                               uint64_t due, bool in_call)
-{
-  int64_t period_ns = (int64_t)t->facts.period_ns;
-  int64_t owed_ns = r->kernel_owed_ns + (in_call ? period_ns / 2 : -period_ns);
-  int64_t owed = owed_ns > 0 ? owed_ns / period_ns : 0;
-  return owed < (int64_t)due ? (uint64_t)owed : due;
-}
-
-/* Time outside calls is that of page faults, if there were enough of them: a small
- * page takes a microsecond, a huge one the time to clear 2 MB. */
-static bool faults_explain(const struct ss_runner *r, uint64_t kernel_ns)
-{
-  const uint64_t huge_ns = 100000;
-  return r->faults * huge_ns >= kernel_ns / 2;
-}
-
-static void put_sample(struct ss_tracer *t, struct ss_own_record *own, uint64_t periods)
-{
-  if (periods > 0) {
-    own->rec.u.sample.more = (uint32_t)(periods - 1);
-    (void)ss_own_record_put(t->cpu, own);
-  }
-}
-
-/* One or two samples of the same stack, of which the first one's time ends where the
- * second one's begins. */
-static void tell_sample(struct ss_tracer *t, struct ss_runner *r,
-                        struct ss_own_record *own, long call)
-{
-  uint64_t due = periods_due(t, r), kernel = kernel_periods(t, r, due, call >= 0);
-  uint64_t kernel_ns = kernel * t->facts.period_ns;
-  own->rec.u.sample.ago_ns = kernel_ns;
-  own->rec.u.sample.call = call >= 0 ? (uint32_t)call + 1 : 0;
-  put_sample(t, own, due - kernel);
-  own->rec.u.sample.ago_ns = 0;
-  own->rec.u.sample.kernel = true;
-  if (call < 0 && faults_explain(r, kernel_ns)) {
-    own->rec.u.sample.call = SS_CALL_FAULT;
-  }
-  put_sample(t, own, kernel);
-  if (kernel > 0) {
-    r->faults = 0;
-  }
-  r->kernel_owed_ns -= (int64_t)kernel_ns;
-  r->sampled_ns += due * t->facts.period_ns;
-}
 
 static void count_stop(struct ss_tracer *t, uint64_t stopped_ns)
 {
@@ -154,7 +94,7 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
   count_stop(t, ss_stop_release(&r->stop));
   if (own.rec.u.sample.has_regs) {
     ss_tell_in(t, r, own.rec.time_ns);
-    tell_sample(t, r, &own, call);
+    ss_tell_sample(t, r, &own, call);
     ss_tell_out(t, r, own.rec.time_ns);
   }
 }
@@ -199,6 +139,7 @@ static void refused(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
     return;
   }
   r->refused_ns = now_ns + REFUSED_NS;
+  ss_tell_unseen(t, r, now_ns);
   if (p->said_traced) {
     return;
   }
@@ -286,7 +227,7 @@ static void take_turns(struct ss_tracer *t, uint64_t now_ns)
   size_t count = t->count;
   for (size_t i = 0; i < count; i++) {
     struct ss_runner *r = t->runners[(t->turn + i) % count];
-    if (r->gone || r->stopping || r->process->held || periods_due(t, r) == 0 ||
+    if (r->gone || r->stopping || r->process->held || ss_periods_due(t, r) == 0 ||
         now_ns < r->refused_ns) {
       continue;
     }
@@ -359,9 +300,7 @@ static void *run(void *arg)
   }
   await_last(t);
   for (size_t i = 0; i < t->count; i++) {
-    if (t->runners[i]->cpu_ns != t->runners[i]->told_cpu_ns) {
-      ss_tell_usage(t, t->runners[i], ss_now_ns());
-    }
+    ss_tell_rest(t, t->runners[i], ss_now_ns());
   }
   if (t->merged_for_budget > 0) {
     ss_note(t->config.notes,

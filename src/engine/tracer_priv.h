@@ -94,6 +94,16 @@ void ss_tell_birth(struct ss_tracer *t, struct ss_runner *r, pid_t ppid, uint64_
                    bool exec);
 /* CPU time as the kernel has it now. */
 void ss_tell_usage(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
+/* Whole periods of CPU time that no sample stands for yet. */
+uint64_t ss_periods_due(const struct ss_tracer *t, const struct ss_runner *r);
+/* All of them by one stack, as a sample of user time, whose end is the beginning of one
+ * of kernel time. `call`: the system call in which it was stopped, or -1. */
+void ss_tell_sample(struct ss_tracer *t, struct ss_runner *r, struct ss_own_record *own,
+                    long call);
+/* All of them, without a stack: it has ended, or may not be stopped. */
+void ss_tell_unseen(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
+/* Nothing more comes of this thread: its last CPU time, and the above. */
+void ss_tell_rest(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
 void ss_tell_exit(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns);
 
 #endif

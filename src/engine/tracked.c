@@ -344,26 +344,39 @@ void ss_tracked_mmap(struct ss_pipeline *p, const struct ss_record *rec)
     p->n_rejected++;
 }
 
+/* As with perf's records, which do not tell what is unmapped, it stays until something
+ * else lies there: samples of it are still to come. */
+static bool reread_maps(struct ss_process *proc)
+{
+  struct ss_maps now;
+  ss_maps_init(&now, proc->maps.paths);
+  proc->maps_read_ns = ss_now_ns();
+  if (ss_maps_load(&now, proc->pid, NULL) != SS_ERR_OK) {
+    ss_maps_release(&now);
+    return false;
+  }
+  (void)ss_maps_keep(&now, &proc->maps);
+  now.generation += proc->maps.generation;
+  ss_maps_release(&proc->maps);
+  proc->maps = now;
+  return true;
+}
+
 struct ss_map *ss_tracked_map(struct ss_process *proc, uint64_t addr, uint64_t now_ns)
 {
   struct ss_map *map = ss_maps_find(&proc->maps, addr);
 
   if (map || (proc->maps_read_ns && now_ns < proc->maps_read_ns + MAPS_REREAD_NS))
     return map;
-  proc->maps_read_ns = ss_now_ns();
-  if (ss_maps_load(&proc->maps, proc->pid, NULL) != SS_ERR_OK)
-    return NULL;
-  return ss_maps_find(&proc->maps, addr);
+  return reread_maps(proc) ? ss_maps_find(&proc->maps, addr) : NULL;
 }
 
 void ss_tracked_remap(struct ss_pipeline *p, const struct ss_record *rec)
 {
   struct ss_process *proc = ss_tracked_find_process(p, rec->pid);
 
-  if (proc == NULL || proc->maps_read_ns == 0) /* read when first needed */
-    return;
-  proc->maps_read_ns = ss_now_ns();
-  (void)ss_maps_load(&proc->maps, proc->pid, NULL);
+  if (proc != NULL && proc->maps_read_ns != 0) /* else read when first needed */
+    (void)reread_maps(proc);
 }
 
 /* Its clocks as the kernel has them now. Where its switches are dropped, what it runs

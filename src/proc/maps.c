@@ -155,6 +155,24 @@ enum ss_err ss_maps_copy(struct ss_maps *to, const struct ss_maps *from)
   return SS_ERR_OK;
 }
 
+/* Every address of `map` is free. */
+static bool lies_free(const struct ss_maps *maps, const struct ss_map *map)
+{
+  size_t next = first_ending_above(maps, map->start);
+  return next == maps->count || maps->items[next].start >= map->end;
+}
+
+enum ss_err ss_maps_keep(struct ss_maps *maps, const struct ss_maps *old)
+{
+  enum ss_err err = SS_ERR_OK;
+  for (size_t i = 0; i < old->count && err == SS_ERR_OK; i++) {
+    const struct ss_map *map = &old->items[i];
+    if (map->inode != 0 && (map->prot & SS_PROT_EXEC) && lies_free(maps, map))
+      err = ss_maps_insert(maps, map);
+  }
+  return err;
+}
+
 /* ---- the text -------------------------------------------------------------- */
 
 static int hex_digit(unsigned char c)

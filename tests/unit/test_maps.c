@@ -263,6 +263,36 @@ static void test_insert_bounds(void **state)
 
 /* 100000 mappings as the kernel lists them, then in the order of a process
  * that maps downwards; the limit refuses more. */
+/* Of what is mapped no more, files' code stays, until something else lies there. */
+static void test_keep(void **state)
+{
+  (void)state;
+  static const char old_text[] = "1000-2000 r-xp 00000000 08:02 1 /lib/gone.so\n"
+                                 "2000-3000 r--p 00001000 08:02 1 /lib/gone.so\n"
+                                 "3000-4000 r-xp 00000000 00:00 0 \n"
+                                 "5000-7000 r-xp 00000000 08:02 2 /lib/covered.so\n"
+                                 "8000-9000 r-xp 00003000 08:02 3 /lib/stays.so\n"
+                                 "a000-b000 r-xp 00000000 08:02 4 /lib/last.so\n";
+  static const char new_text[] = "6000-6800 rw-p 00000000 00:00 0 \n"
+                                 "8000-9000 r-xp 00003000 08:02 3 /lib/stays.so\n";
+  struct ss_maps old, now;
+  ss_maps_init(&old, paths);
+  ss_maps_init(&now, paths);
+  assert_int_equal(ss_maps_parse(&old, old_text, sizeof old_text - 1, NULL), SS_ERR_OK);
+  assert_int_equal(ss_maps_parse(&now, new_text, sizeof new_text - 1, NULL), SS_ERR_OK);
+  assert_int_equal(ss_maps_keep(&now, &old), SS_ERR_OK);
+  assert_int_equal(now.count, 4);
+  assert_int_equal(ss_maps_find(&now, 0x1000)->inode, 1);
+  assert_null(ss_maps_find(&now, 0x2000));
+  assert_null(ss_maps_find(&now, 0x3000));
+  assert_null(ss_maps_find(&now, 0x5000));
+  assert_int_equal(ss_maps_find(&now, 0x6000)->inode, 0);
+  assert_int_equal(ss_maps_find(&now, 0x8000)->inode, 3);
+  assert_int_equal(ss_maps_find(&now, 0xafff)->inode, 4);
+  ss_maps_release(&old);
+  ss_maps_release(&now);
+}
+
 static void test_many(void **state)
 {
   (void)state;
@@ -325,6 +355,7 @@ int main(void)
       cmocka_unit_test(test_insert_every_range),
       cmocka_unit_test(test_insert_random),
       cmocka_unit_test(test_insert_bounds),
+      cmocka_unit_test(test_keep),
       cmocka_unit_test(test_many),
       cmocka_unit_test(test_load_own),
   };
