@@ -3,6 +3,7 @@
  * terminal only, erased before the command prints) and the closing lines.
  */
 #include <math.h>
+#include <string.h>
 
 #include "stacksample/escape.h"
 #include "stacksample/limits.h"
@@ -109,6 +110,7 @@ static uint64_t sample_count(const struct ss_profile *p)
 static void put_taken(struct ss_buf *line, const struct ss_profile *p)
 {
   uint64_t samples = sample_count(p);
+  const char *engine = ss_profile_meta(p, SS_META_ENGINE);
 
   ss_buf_adds(line, "; ");
   ss_put_count(line, samples);
@@ -117,6 +119,9 @@ static void put_taken(struct ss_buf *line, const struct ss_profile *p)
   ss_buf_adds(line, " lost");
   if (samples > 0)
     ss_buf_addf(line, ", %.1f %% complete", complete_pct(p));
+  if (engine && strcmp(engine, "ptrace") == 0)
+    ss_buf_addf(line, ", threads stopped for %.3f s",
+                (double)ss_profile_meta_u64(p, SS_META_STOP_TOTAL_NS, 0) / 1e9);
 }
 
 static void say_ending(const struct ss_exit *end, int status, const struct ss_profile *p)

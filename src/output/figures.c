@@ -103,6 +103,8 @@ static void count_quality(struct ss_figures *f, const struct ss_total *t)
   if (ss_state_running(t->state)) {
     f->run_ns += t->weight_ns;
     f->run_samples += t->samples;
+    if (f->by_stops && t->method == SS_METHOD_NONE && t->end == SS_END_NO_REGS)
+      f->stackless_ns += t->weight_ns;
   }
   /* Rows without a native stack say nothing about unwinding. */
   if (t->method != SS_METHOD_NONE && t->end != SS_END_NO_UNWIND) {
@@ -264,6 +266,7 @@ enum ss_err ss_figures_init(struct ss_figures *f, struct ss_profile *p, bool fun
   const char *method = ss_profile_meta(p, SS_META_KERNEL_METHOD);
 
   *f = (struct ss_figures){.p = p, .with_functions = functions};
+  f->by_stops = method && strcmp(method, "stops") == 0;
   f->faults_known = method && strcmp(method, "accounted") != 0;
   enum ss_err err = ss_texts_init(&f->texts, p, diag);
   if (err == SS_ERR_OK)

@@ -253,6 +253,8 @@ static cJSON *quality_object(const struct ss_figures *f)
   ss_json_item(q, "merged",
                cJSON_CreateBool(ss_profile_meta_u64(f->p, SS_META_MERGED, 0) != 0));
   put_share(q, "verified_pct", f->verified, f->merges);
+  if (f->by_stops)
+    put_share(q, "stackless_pct", f->stackless_ns, f->run_ns);
   ss_json_item(q, "unverified", ss_json_unverified(f));
   if (f->merges && ss_profile_meta(f->p, SS_META_TORN))
     put_share(q, "torn_pct", ss_profile_meta_u64(f->p, SS_META_TORN, 0), f->merges);

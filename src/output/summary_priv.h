@@ -45,9 +45,11 @@ struct ss_figures {
   size_t n_roles, n_functions, n_operators;
   uint64_t start_ns, end_ns, wall_ns; /* end: of the run, or the last thing seen */
   uint64_t run_ns, run_samples;       /* of samples taken on a CPU */
+  uint64_t stackless_ns; /* of run_ns, by ptrace: of threads that could not be stopped */
   uint64_t samples, truncated;
   uint64_t stacks, complete, merges, verified; /* samples with such a stack */
   uint64_t no_cfi;     /* of `stacks`: ended in code without unwind information */
+  bool by_stops;       /* the ptrace engine's */
   bool faults_known;   /* kernel stacks were taken */
   bool with_functions; /* functions and operators are wanted */
   /* What the profile's rows were let through; NULL: all. Borrowed. */

@@ -134,6 +134,9 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_percent_of(&text, "stacks complete", f->complete, f->stacks);
   put_without_cfi(&text, f);
   put_percent_of(&text, "truncated", f->truncated, f->samples);
+  if (f->stackless_ns > 0)
+    put_percent_of(&text, "CPU time of stacks that no stop could take", f->stackless_ns,
+                   f->run_ns);
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
   ss_put_unverified(&text, f);
   put_known_count(&text, f->p, "line tables of Python unread", SS_META_PY_UNREAD);
@@ -143,6 +146,29 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_audit(&text, f->p);
   ss_doc_para(d, &text);
   ss_buf_release(&text);
+}
+
+/* What the command's threads really stood still for us. */
+static void put_stops(struct ss_buf *out, const struct ss_figures *f, uint64_t running)
+{
+  uint64_t stops = ss_profile_meta_u64(f->p, SS_META_STOPS, 0);
+  uint64_t total = ss_profile_meta_u64(f->p, SS_META_STOP_TOTAL_NS, 0);
+  uint64_t longest = ss_profile_meta_u64(f->p, SS_META_STOP_MAX_NS, 0);
+
+  if (stops == 0)
+    return;
+  ss_buf_adds(out, " Its threads were stopped ");
+  ss_put_count(out, stops);
+  ss_buf_adds(out, stops == 1 ? " time" : " times");
+  ss_buf_adds(out, " to be looked at, for ");
+  ss_put_seconds(out, total);
+  ss_buf_adds(out, " s");
+  if (running) {
+    ss_buf_adds(out, " (");
+    ss_put_significant(out, 100 * (double)total / (double)running);
+    ss_buf_adds(out, " % of its CPU time)");
+  }
+  ss_buf_addf(out, ", %.2f ms at the longest.", (double)longest / 1e6);
 }
 
 static void cost_para(struct ss_doc *d, const struct ss_figures *f)
@@ -168,6 +194,7 @@ static void cost_para(struct ss_doc *d, const struct ss_figures *f)
     }
     ss_buf_adds(&text, ".");
   }
+  put_stops(&text, f, running);
   ss_doc_para(d, &text);
   ss_buf_release(&text);
 }

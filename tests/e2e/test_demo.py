@@ -75,6 +75,8 @@ def test_lines_on_the_terminal(demo):
     assert re.fullmatch(start, said[0]), said[0]
     end = (r"stacksample: pytest ended with 0 after (\d+:\d\d(\.\d)?|[\d.]+ s)"
            r"( \(limit .* by [\w().-]+\))?; [\d.]+( [kM])? samples, \d+ lost, [\d.]+ % complete")
+    if ENGINE == "ptrace":
+        end += r", threads stopped for [\d.]+ s"
     assert re.fullmatch(end, said[1]), said[1]
     assert said[-1] == (
         f"stacksample: {demo.folder} (summary.md, flamegraph.html, profiler.json)")
@@ -172,7 +174,8 @@ def test_stacks_end_at_a_threads_start(demo, summary):
 def test_merges_are_verified(demo, summary):
     merge = demo.profile.counts("merge")
     merged = merge["verified"] + merge.get("unverified", 0)
-    assert merged > 0.4 * sum(merge.values()), "the main thread is half of the samples"
+    of_main, all_main = demo.profile.merged_of("main")
+    assert of_main >= 0.9 * all_main > 0, "but for the time before it is a Python"
     assert at_least(merge["verified"], merged, 95), merge
     assert summary["quality"]["verified_pct"] == pytest.approx(
         100 * merge["verified"] / merged, abs=0.01)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import select
 import signal
 import subprocess
@@ -94,6 +95,7 @@ def test_is_chosen_where_perf_is_refused(out, error):
     done = run(denied(*words, error=error))
     assert done.returncode == 0
     assert b"stacksample: ptrace engine, 100 Hz (perf is refused: " in done.stderr
+    assert re.search(rb" % complete, threads stopped for \d+\.\d{3} s\n", done.stderr)
     found = summary(bundle(out))
     assert found["engine"]["name"] == "ptrace"
     assert found["engine"]["reason"].startswith("perf is refused: ")
@@ -116,6 +118,9 @@ def test_time_and_stacks(out):
     quality = found["quality"]
     assert quality["complete_pct"] >= 95 and quality["verified_pct"] >= 95
     assert 0 < quality["stop_total_s"]
+    text = (folder / "summary.md").read_text()
+    assert re.search(r" Its threads were stopped \d+ times to be looked at, for [\d.]+ s "
+                     r"\([\d.]+ % of its CPU time\), [\d.]+ ms at the longest\.", text)
     states = {k: v for k, v in used.items() if k not in ("wall_s", "fault_s")}
     lives = sum(t["wall_s"] for t in found["threads"])
     assert sum(states.values()) == pytest.approx(lives, rel=0.01)
@@ -265,7 +270,7 @@ def test_attach(out, process):
 
 
 def test_traced_by_somebody_else(out):
-    """Said, and its time is accounted."""
+    """Said, and its time is accounted, visibly without a stack."""
     words = ["strace", "-f", "-o", "/dev/null", "-e", "trace=none", PYTHON, "-c",
              "sum(range(3 * 10**7))"]
     if run(["strace", "-V"]).returncode != 0:
@@ -278,3 +283,9 @@ def test_traced_by_somebody_else(out):
     rusage = summary(folder)["time"]["rusage"]
     assert total["user_s"] + total["kernel_s"] == pytest.approx(
         rusage["user_s"] + rusage["kernel_s"], rel=0.1, abs=0.05)
+    unseen_s = sum(us for frames, us in folded(folder / "stacks.folded")
+                   if "[no stack]" in frames) / 1e6
+    used_s = sum(cpu_ns for (cpu_ns,) in Profile(folder).rows(
+        """SELECT cpu_ns FROM thread JOIN string n ON n.id = name
+           WHERE n.text LIKE 'python%'""")) / 1e9
+    assert unseen_s == pytest.approx(used_s, rel=0.05, abs=0.03)

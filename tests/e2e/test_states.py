@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 import harness
+from harness import ENGINE
 from profiledb import RUNNING, Profile, folded
 from waits import EDGES_S, PROGRAM, WAITS, differences
 
@@ -147,7 +148,8 @@ def test_too_many_switches_are_dropped_and_times_stay_right(out):
     total = run.profile.ledger_s()
     used = sum(total.get(state, 0) for state in RUNNING)
     assert used == pytest.approx(measured["cpu_s"], rel=0.03)
-    if measured["per_s"] > 40000:  # twice the limit: every half second is above it
+    # Twice the limit: every half second is above it. Stops have no switch records.
+    if ENGINE == "perf" and measured["per_s"] > 40000:
         assert run.profile.number("switches_dropped") > 0.2 * measured["switches"]
         assert "times a second on a CPU" in (run.folder / "summary.md").read_text()
     waits = {frames[-1] for frames, _ in run.waits()}
@@ -176,4 +178,6 @@ print('{"tid": 0}')
         HAVING sum(s.weight_ns) > 0.9 * (t.end_ns - t.start_ns)""")
     assert len(rows) >= 200, rows
     assert max(n for (n,) in rows) <= 5, "the end of a second may divide a row"
-    assert run.profile.number("stops") == 0
+    # The perf engine stops nobody; the other one those who run, each for a sample.
+    ran = sum(n for state, n in run.profile.counts("state").items() if state in RUNNING)
+    assert run.profile.number("stops") <= (0 if ENGINE == "perf" else ran)

@@ -18,6 +18,9 @@ from profiledb import RUNNING, Profile
 
 SECONDS = "1"
 BOUND = 0.95
+# Stops may take 1 % of the time: on a loaded machine, where each takes longer, that is
+# not many of them. Five standard errors are the wider for it.
+LEAST = 100 if harness.ENGINE == "perf" else 5
 TARGETS = pathlib.Path(harness.ROOT) / "tests" / "targets"
 CPU = set(pathlib.Path("/proc/cpuinfo").read_text().split())
 JIT = "[anonymous code]"
@@ -70,7 +73,7 @@ def check(profile, counts, meant):
     inside = [c for m, c in counts.items() if any(m.startswith(p) for p in meant)]
     for what, part in ("all", counts.values()), (meant, inside):
         n, complete = (sum(c) for c in zip((0, 0), *part))
-        assert n >= 100, f"{what}: not the work that was meant\n{text}"
+        assert n >= LEAST, f"{what}: not the work that was meant\n{text}"
         assert at_least(complete, n), f"{what}\n{text}"
 
 

@@ -28,6 +28,19 @@ class Profile:
         sql = f"SELECT {column}, sum(samples) FROM sample GROUP BY 1"
         return {words[n]: samples for n, samples in self.rows(sql)}
 
+    def merged_of(self, role):
+        """(samples whose stacks are merged, all) of running threads with that role."""
+        states, words = self.words("state"), self.words("merge")
+        count = [0, 0]
+        for state, merge, n in self.rows(
+                """SELECT state, merge, sum(samples) FROM sample
+                   JOIN thread t ON t.id = thread JOIN string r ON r.id = t.role
+                   WHERE r.text = ? GROUP BY 1, 2""", role):
+            if states[state] in RUNNING:
+                count[0] += n if words[merge] != "none" else 0
+                count[1] += n
+        return tuple(count)
+
     def running(self):
         """Samples of threads on a CPU."""
         return sum(n for state, n in self.counts("state").items() if state in RUNNING)
