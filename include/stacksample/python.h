@@ -97,11 +97,15 @@ const char *ss_py_version(const struct ss_py *py); /* "3.11.2" */
 const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
 
 /* What stage 1 must read at a sample of thread `tid`: appended to `plan` (thread
- * state, GIL, used part of the data stack; the chain of frames to chase). Refreshed by
- * every merge; ask again when ss_py_plan_generation(py, tid) has changed. false: no
+ * state, used part of the data stack; the chain of frames to chase). Refreshed by every
+ * merge; ask again when ss_py_plan_generation(py, tid) has changed. false: no
  * thread state known for `tid` (yet). */
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
+/* For a look at a thread that waits: the GIL of its interpreter, so that its holder is
+ * that of the look. Not for samples: each region costs the sampled thread half a
+ * microsecond. */
+void ss_py_plan_gil(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 
 /* ss_unwind_stack for a thread that may run Python: with the registers that the
  * merge needs (to 3.10), and going on at CPython's anchors where the walk dies in
@@ -149,9 +153,8 @@ bool ss_py_number(struct ss_py *py, uint64_t object, double *value);
 bool ss_py_is_str(struct ss_py *py, uint64_t object, const char *text);
 
 /* Who holds the GIL of the interpreter of `tid`: native thread id, 0 nobody (also
- * where the GIL is disabled), -1 unknown. For every sample: `mem` as for ss_py_merge
- * gives the holder at the sample, as plans read it then, without a system call where
- * it is `tid` itself or nobody. Live memory gives the holder now. */
+ * where the GIL is disabled), -1 unknown. Of the moment of `mem`: what a plan with the
+ * GIL has read gives the holder then, live memory the holder now. */
 pid_t ss_py_gil_holder(struct ss_py *py, pid_t tid, const struct ss_mem *mem);
 
 /* Does a futex word at `addr`, in which thread `tid` waits, belong to the GIL of

@@ -1,9 +1,9 @@
 /*
  * What to read of a thread at its next sample, decided by what the last merge
- * needed: the thread state, who holds the GIL, the used part of the newest data-stack
- * chunks, frames outside them (generators; all frames up to 3.10), most recent first, and
- * code that is compared at each sample. Each costs the sampled thread half a
- * microsecond, so what is not met any more goes.
+ * needed: the thread state, the used part of the newest data-stack chunks, frames
+ * outside them (generators; all frames up to 3.10), most recent first, and code that is
+ * compared at each sample. Each costs the sampled thread half a microsecond, so what is
+ * not met any more goes.
  *
  * A plan is only replaced when it no longer covers what was needed, so that the
  * reader can keep it for many samples.
@@ -148,9 +148,6 @@ static void build_plan(struct ss_py *py, struct ss_py_thread *t, uint64_t tstate
 {
   struct chunk older;
   ss_read_plan_add(plan, tstate, py->layout.tstate_need);
-  const uint64_t gil = ss_py_gil_address(py, py->space->live, t);
-  if (gil != 0)
-    ss_read_plan_add(plan, gil, py->layout.gil_need);
   if (newest->start != 0 && older_chunk(py, newest, &older))
     add_chunk(plan, &older, 0);
   if (newest->start != 0) /* may be gone by then, which ends the reading */
@@ -204,6 +201,14 @@ bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
   if (py->seen)
     set_chase(py, t, &plan->chase);
   return true;
+}
+
+void ss_py_plan_gil(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
+{
+  struct ss_py_thread *t = ss_py_thread_find(py, tid);
+  const uint64_t gil = t ? ss_py_gil_address(py, py->space->live, t) : 0;
+  if (gil != 0)
+    ss_read_plan_add(plan, gil, py->layout.gil_need);
 }
 
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
