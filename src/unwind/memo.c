@@ -17,14 +17,16 @@
 #include "table.h"
 #include "walk.h"
 
-#define NO_HIT UINT32_MAX /* not found by a compact rule */
+/* Of a frame that is not at a call, or whose caller no compact rule has found. */
+static const struct ss_rule no_rule = {.cfa_kind = SS_RULE_NOCFI};
 
 struct ss_unwind_memo {
   pid_t pid;
   uint64_t generation; /* of the maps */
   size_t first, cap;   /* frames[first..cap) are the last stack; first == cap: none */
   struct ss_frame *frames;
-  uint32_t *hits, *tags;
+  struct ss_rule *rules; /* that found their callers: in a row, for one pass over them */
+  uint32_t *tags;
 };
 
 struct ss_unwind_memo *ss_unwind_memo_new(void)
@@ -37,7 +39,7 @@ void ss_unwind_memo_free(struct ss_unwind_memo *memo)
   if (memo == NULL)
     return;
   free(memo->frames);
-  free(memo->hits);
+  free(memo->rules);
   free(memo->tags);
   free(memo);
 }
@@ -46,9 +48,9 @@ static bool reserve_fresh(struct ss_unwinder *u)
 {
   if (u->fresh == NULL)
     u->fresh = calloc(SS_FRAMES_MAX, sizeof *u->fresh);
-  if (u->fresh_hits == NULL)
-    u->fresh_hits = calloc(SS_FRAMES_MAX, sizeof *u->fresh_hits);
-  return u->fresh != NULL && u->fresh_hits != NULL;
+  if (u->fresh_rules == NULL)
+    u->fresh_rules = calloc(SS_FRAMES_MAX, sizeof *u->fresh_rules);
+  return u->fresh != NULL && u->fresh_rules != NULL;
 }
 
 /* Makes room for `count` frames; the `keep` outermost move with the end. */
@@ -58,27 +60,28 @@ static bool reserve(struct ss_unwind_memo *m, size_t count, size_t keep)
     return true;
   size_t cap = count + count / 2, from = m->cap - keep, to = cap - keep;
   struct ss_frame *frames = calloc(cap, sizeof *frames);
-  uint32_t *hits = calloc(cap, sizeof *hits), *tags = calloc(cap, sizeof *tags);
-  if (frames == NULL || hits == NULL || tags == NULL) {
+  struct ss_rule *rules = calloc(cap, sizeof *rules);
+  uint32_t *tags = calloc(cap, sizeof *tags);
+  if (frames == NULL || rules == NULL || tags == NULL) {
     free(frames);
-    free(hits);
+    free(rules);
     free(tags);
     return false;
   }
   if (keep > 0) {
     memcpy(frames + to, m->frames + from, keep * sizeof *frames);
-    memcpy(hits + to, m->hits + from, keep * sizeof *hits);
+    memcpy(rules + to, m->rules + from, keep * sizeof *rules);
     memcpy(tags + to, m->tags + from, keep * sizeof *tags);
   }
   free(m->frames);
-  free(m->hits);
+  free(m->rules);
   free(m->tags);
   *m = (struct ss_unwind_memo){.pid = m->pid,
                                .generation = m->generation,
                                .first = to,
                                .cap = cap,
                                .frames = frames,
-                               .hits = hits,
+                               .rules = rules,
                                .tags = tags};
   return true;
 }
@@ -109,18 +112,6 @@ static void stand_on(struct ss_unwinder *u, const struct ss_frame *f)
   w->hit = NULL;
 }
 
-/* What is known of frame `i`'s address, if that is still in the cache. */
-static const struct ss_hit *hit_at(const struct ss_unwinder *u,
-                                   const struct ss_unwind_memo *m, size_t i)
-{
-  if (m->hits[i] == NO_HIT)
-    return NULL;
-  const struct ss_hit *hit = &u->hits[m->hits[i]];
-  bool same = hit->addr == m->frames[i].ip - 1 && hit->pid == m->pid &&
-              hit->generation == (uint32_t)m->generation;
-  return same ? hit : NULL;
-}
-
 /* Do the slots of a frame that lies in the copy hold what its caller, the next
  * frame, has in its registers? */
 static inline bool slots_hold(const struct ss_rule *rule, const struct ss_frame *f,
@@ -144,14 +135,14 @@ static bool caller_is_next(struct ss_unwinder *u, const struct ss_unwind_memo *m
                            size_t i)
 {
   const struct ss_frame *f = &m->frames[i];
-  const struct ss_hit *hit = hit_at(u, m, i);
+  const struct ss_rule *rule = &m->rules[i];
   uint64_t cfa = 0;
-  if (hit == NULL)
+  if (rule->cfa_kind >= SS_RULE_END)
     return false;
-  const bool plain = hit->rule.cfa_kind == SS_RULE_REG &&
-                     (hit->rule.bp_kind == SS_BP_SAME || hit->rule.bp_kind == SS_BP_LOST);
+  const bool plain = rule->cfa_kind == SS_RULE_REG &&
+                     (rule->bp_kind == SS_BP_SAME || rule->bp_kind == SS_BP_LOST);
   if (plain && f->sp >= u->copy_sp && f->cfa - u->copy_sp <= u->copy_len)
-    return slots_hold(&hit->rule, f, u->copy + (f->cfa - u->copy_sp));
+    return slots_hold(rule, f, u->copy + (f->cfa - u->copy_sp));
   stand_on(u, f);
   return ss_step_by_tables(u, &cfa) == SS_END_NONE && cfa == f->cfa &&
          same_state(&f[1], &u->walk);
@@ -175,7 +166,7 @@ static bool keep(struct ss_unwinder *u, struct ss_unwind_memo *m, size_t fresh, 
     return false;
   m->first = m->cap - reused - fresh;
   memcpy(m->frames + m->first, u->fresh, fresh * sizeof *u->fresh);
-  memcpy(m->hits + m->first, u->fresh_hits, fresh * sizeof *u->fresh_hits);
+  memcpy(m->rules + m->first, u->fresh_rules, fresh * sizeof *u->fresh_rules);
   memset(m->tags + m->first, 0, fresh * sizeof *m->tags);
   return true;
 }
@@ -186,7 +177,7 @@ static void take(struct ss_unwinder *u, const struct ss_unwind_memo *m, size_t f
 {
   for (size_t i = from; i < to && *n < SS_FRAMES_MAX; i++, (*n)++) {
     u->fresh[*n] = m->frames[i];
-    u->fresh_hits[*n] = m->hits[i];
+    u->fresh_rules[*n] = m->rules[i];
     u->depth++;
   }
 }
@@ -212,8 +203,9 @@ static enum ss_end walk(struct ss_unwinder *u, struct ss_unwind_memo *m, size_t 
       next = last + 1;
       continue;
     }
+    const bool called = !u->walk.exact;
     end = ss_walk_step(u, &u->fresh[*n]);
-    u->fresh_hits[*n] = u->walk.hit == NULL ? NO_HIT : (uint32_t)(u->walk.hit - u->hits);
+    u->fresh_rules[*n] = called && u->walk.hit ? u->walk.hit->rule : no_rule;
     (*n)++;
   }
   return end == SS_END_NONE ? SS_END_DEPTH : end;

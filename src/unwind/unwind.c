@@ -70,7 +70,7 @@ void ss_unwinder_free(struct ss_unwinder *u)
   free(u->hits);
   free(u->jit_starts);
   free(u->fresh);
-  free(u->fresh_hits);
+  free(u->fresh_rules);
   free(u);
 }
 

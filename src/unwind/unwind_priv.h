@@ -212,7 +212,7 @@ struct ss_unwinder {
   struct ss_jit_start *jit_starts; /* SS_JIT_STARTS, by ip */
   uint32_t carried;                /* registers that may be known in a caller */
   struct ss_frame *fresh;          /* memo.c: frames of the stack under work, and */
-  uint32_t *fresh_hits;            /* where in `hits` what is known of them lies */
+  struct ss_rule *fresh_rules;     /* beside each how its caller was found */
 };
 
 /* An address of JIT code and the function's start found for it. */
