@@ -1,17 +1,9 @@
 /*
- * The bounded reader. take() is the only place that moves a cursor, so it is
- * the only place where a bound is checked.
+ * The bounded reader: what is longer than a few instructions.
  */
 #include "stacksample/cursor.h"
 
 #include <string.h>
-
-struct ss_cursor ss_cursor_init(const void *bytes, size_t len)
-{
-  struct ss_cursor c = {.start = bytes, .cur = bytes, .left = len};
-
-  return c;
-}
 
 struct ss_cursor ss_cursor_sub(const struct ss_cursor *c, size_t off, size_t len)
 {
@@ -23,59 +15,6 @@ struct ss_cursor ss_cursor_sub(const struct ss_cursor *c, size_t off, size_t len
   }
   /* Adding 0 to a NULL pointer is undefined in C. */
   return ss_cursor_init(off == 0 ? c->start : c->start + off, len);
-}
-
-size_t ss_cursor_offset(const struct ss_cursor *c)
-{
-  return c->cur == c->start ? 0 : (size_t)(c->cur - c->start);
-}
-
-/* Keeps what is left where it is: a diagnostic can still name the offset. */
-static const unsigned char *take(struct ss_cursor *c, size_t len)
-{
-  const unsigned char *at = c->cur;
-
-  if (c->failed || len > c->left) {
-    c->failed = true;
-    return NULL;
-  }
-  if (len > 0) {
-    c->cur += len;
-    c->left -= len;
-  }
-  return at;
-}
-
-static uint64_t little_endian(struct ss_cursor *c, size_t size)
-{
-  const unsigned char *at = take(c, size);
-  uint64_t value = 0;
-
-  if (at == NULL)
-    return 0;
-  for (size_t i = 0; i < size; i++)
-    value |= (uint64_t)at[i] << (8 * i);
-  return value;
-}
-
-uint8_t ss_read_u8(struct ss_cursor *c)
-{
-  return (uint8_t)little_endian(c, 1);
-}
-
-uint16_t ss_read_u16(struct ss_cursor *c)
-{
-  return (uint16_t)little_endian(c, 2);
-}
-
-uint32_t ss_read_u32(struct ss_cursor *c)
-{
-  return (uint32_t)little_endian(c, 4);
-}
-
-uint64_t ss_read_u64(struct ss_cursor *c)
-{
-  return little_endian(c, 8);
 }
 
 /* Bits of a group past the 64th carry no value where they repeat the sign (0
@@ -122,11 +61,6 @@ int64_t ss_read_sleb(struct ss_cursor *c)
   return (int64_t)leb_groups(c, true);
 }
 
-const unsigned char *ss_read_bytes(struct ss_cursor *c, size_t len)
-{
-  return take(c, len);
-}
-
 const char *ss_read_cstr(struct ss_cursor *c)
 {
   const unsigned char *nul = c->left > 0 ? memchr(c->cur, 0, c->left) : NULL;
@@ -135,10 +69,5 @@ const char *ss_read_cstr(struct ss_cursor *c)
     c->failed = true;
     return NULL;
   }
-  return (const char *)take(c, (size_t)(nul - c->cur) + 1);
-}
-
-void ss_skip(struct ss_cursor *c, size_t len)
-{
-  take(c, len);
+  return (const char *)ss_read_bytes(c, (size_t)(nul - c->cur) + 1);
 }
