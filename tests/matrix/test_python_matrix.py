@@ -13,7 +13,7 @@ import sys
 import pytest
 
 import harness
-from profiledb import Profile
+from profiledb import RUNNING, Profile
 
 PYTHONS = subprocess.run([str(harness.ROOT / "scripts/pythons")], check=True, text=True,
                          stdout=subprocess.PIPE).stdout.split()
@@ -68,9 +68,10 @@ def profile(out, python, words, script, env=None, rate=RATE, before=()):
 class Stack:
     """A sample's path, innermost first: names, None for what is no Python frame."""
 
-    def __init__(self, frames, verified, guessed):
+    def __init__(self, frames, verified, guessed, runs):
         self.frames, self.verified = frames, verified  # (name, is Python, line)
         self.guessed = guessed  # some caller was not found by unwind tables
+        self.runs = runs  # on a CPU; else it was looked at while it waited
         self.names = [name if python else None for name, python, _ in frames]
         self.all_names = [name for name, _, _ in frames]
 
@@ -82,23 +83,26 @@ def stacks(bundle, thread=None):
     """One of each sample, those of one thread (by its id) or of all."""
     profile_db = Profile(bundle)
     kinds, merges = profile_db.words("kind"), profile_db.words("merge")
-    methods = profile_db.words("method")
+    methods, states = profile_db.words("method"), profile_db.words("state")
     frames = {i: (text or "", kinds[kind] == "python") for i, text, kind in profile_db.rows(
         "SELECT f.id, n.text, f.kind FROM frame f LEFT JOIN string n ON n.id = f.name")}
     nodes = {i: (parent, frame, line) for i, parent, frame, line in
              profile_db.rows("SELECT id, parent, frame, line FROM stack")}
     known = {}
-    for stack, merge, method in profile_db.rows(
-            "SELECT s.stack, s.merge, s.method FROM sample s JOIN thread t ON t.id = s.thread "
+    for row in profile_db.rows(
+            "SELECT s.stack, s.merge, s.method, s.state FROM sample s "
+            "JOIN thread t ON t.id = s.thread "
             "WHERE s.stack NOT NULL AND (? IS NULL OR t.tid = ?)", thread, thread):
-        if (stack, merge, method) not in known:
-            path, at = [], stack
+        if row not in known:
+            at, merge, method, state = row
+            path = []
             while at is not None:
                 at, frame, line = nodes[at]
                 path.append((*frames[frame], line))
-            known[stack, merge, method] = Stack(path, merges[merge] == "verified",
-                                                methods[method] not in ("cfi", "none"))
-        yield known[stack, merge, method]
+            known[row] = Stack(path, merges[merge] == "verified",
+                               methods[method] not in ("cfi", "none"),
+                               states[state] in RUNNING)
+        yield known[row]
 
 
 def fits(names, expected):
@@ -235,10 +239,12 @@ def share_of(found, name):
 
 
 def check_shares(bundle, said, samples):
-    """Shares as the thread measured them itself, within five standard errors."""
-    found = [s for s in stacks(bundle, said["tid"]) if "work" in s.names]
+    """Shares of its CPU time as the thread measured them itself, within five standard
+    errors. Where it waits for the GIL it is looked at too, but that is no CPU time."""
+    at_work = [s for s in stacks(bundle, said["tid"]) if "work" in s.names]
+    found = [s for s in at_work if s.runs]
     assert len(found) >= samples
-    for s in found:
+    for s in at_work:
         names = s.python()[::-1]
         names = names[names.index("work"):]
         ok = all(p in py_shares.CALLS for p in zip(names, names[1:]))
