@@ -31,3 +31,13 @@ def differences(profile, measured, state, key):
         states, life = states_of(profile, m["tid"])
         outside_s = max(EDGES_S, life - m.get("wall_s", life))
         yield (states.get(state, 0) - m[key]) / life, outside_s / life
+
+
+def differences_with_queue(profile, measured, state):
+    """The same of a wait and the run queue together: which of the two it was, nothing but
+    the kernel's counter tells."""
+    for m in measured:
+        states, life = states_of(profile, m["tid"])
+        outside_s = max(EDGES_S, life - m.get("wall_s", life))
+        both = states.get(state, 0) + states.get("runnable", 0)
+        yield (both - m["off_s"] - m["runnable_s"]) / life, outside_s / life
