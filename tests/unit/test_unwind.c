@@ -12,6 +12,11 @@
 static struct ss_frame frames[SS_FRAMES_MAX];
 static volatile int sink;
 
+/* A frame of the size that its source says: AddressSanitizer realigns frames and puts
+ * arrays elsewhere, and clang makes an array as short as what is used of it. */
+#define PLAIN_FRAME __attribute__((noinline, no_sanitize("address", "undefined")))
+#define USED_WHOLE(array) __asm__ volatile("" ::"r"(array) : "memory")
+
 __attribute__((noinline)) static void stop_here(void)
 {
   raise(SIGSTOP);
@@ -77,20 +82,22 @@ static void test_call_chain(void **state)
   stopped_release(&s);
 }
 
-__attribute__((noinline)) static void descend(int n)
+PLAIN_FRAME static void descend(int n)
 {
   volatile char room[256];
   room[0] = (char)n;
+  USED_WHOLE(room);
   if (n > 0)
     descend(n - 1);
   sink += room[0];
 }
 
 /* What others left on the stack lies between this frame's registers. */
-__attribute__((noinline)) static void with_room(void)
+PLAIN_FRAME static void with_room(void)
 {
   volatile char room[1500];
   room[0] = 1;
+  USED_WHOLE(room);
   kill(getpid(), SIGSTOP); /* which saves no register */
   sink += room[0];
 }
@@ -247,10 +254,11 @@ static int recurse(int n);
 /* By a pointer, so that there is one function of this name and no clone. */
 static int (*volatile recurse_again)(int) = recurse;
 
-static int recurse(int n)
+PLAIN_FRAME static int recurse(int n)
 {
   volatile char room[2000];
   room[0] = (char)n;
+  USED_WHOLE(room);
   if (n == 0)
     stop_here();
   else
