@@ -44,6 +44,8 @@ uint64_t ss_arch_perf_mask(void);
 int ss_arch_from_dwarf(unsigned dwarf);
 /* Registers of a ptrace-stopped thread; false with errno. */
 bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs);
+/* Its thread pointer: the address of what the C library keeps of the thread. */
+bool ss_arch_ptrace_thread_pointer(pid_t tid, uint64_t *pointer);
 /* The system call that a ptrace-stopped thread is about to return from; -1: none. */
 long ss_arch_ptrace_call(pid_t tid);
 /* Makes a stopped thread's system call, which our stop alone ended with EINTR, begin

@@ -75,6 +75,14 @@ bool ss_arch_ptrace_regs(pid_t tid, struct ss_regs *regs)
   return true;
 }
 
+bool ss_arch_ptrace_thread_pointer(pid_t tid, uint64_t *pointer)
+{
+  errno = 0;
+  *pointer = (uint64_t)ptrace(PTRACE_PEEKUSER, tid,
+                              offsetof(struct user_regs_struct, fs_base), 0);
+  return errno == 0;
+}
+
 long ss_arch_ptrace_call(pid_t tid)
 {
   errno = 0;

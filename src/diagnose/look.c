@@ -65,6 +65,7 @@ void ss_looker_free(struct ss_looker *l)
   free(l->merged);
   free(l->stack);
   free(l->raw);
+  free(l->own);
   ss_idmap_release(&l->lags);
   free(l);
 }
@@ -77,6 +78,7 @@ struct copied { /* what was taken while the thread stood still */
   pid_t tid;
   struct ss_regs regs;
   size_t stack_len;
+  struct ss_span own; /* of its own stack, where sp is elsewhere */
   struct ss_read_plan plan;
   size_t raw_len;
   bool done, blocked; /* blocked: of regs only ip and sp are known */
@@ -89,6 +91,8 @@ static void copy_now(void *arg, const struct ss_regs *regs)
   c->regs = *regs;
   c->stack_len =
       ss_mem_read(&c->known->live.mem, regs->r[SS_REG_SP], c->looker->stack, COPY_BYTES);
+  if (!c->blocked)
+    ss_look_own_stack(c->looker, c->known, c->tid, regs, c->stack_len, &c->own);
   if (c->plan.count > 0)
     c->raw_len =
         ss_read_plan_run(&c->plan, c->known->id.pid, c->looker->raw, SS_PLAN_BYTES_MAX);
@@ -199,12 +203,14 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
   struct ss_span spans[SS_PLAN_REGIONS_MAX];
   struct ss_py_result result = {0};
   struct ss_snapshot snapshot;
-  struct ss_mem_spans mem;
+  struct ss_mem_spans mem, own;
   size_t native = 0, merged = 0;
   enum ss_end end;
 
   ss_snapshot_init(&snapshot, c->regs.r[SS_REG_SP], l->stack, c->stack_len, &k->live.mem,
                    stack ? stack->end : c->regs.r[SS_REG_SP] + c->stack_len);
+  ss_mem_spans_init(&own, &c->own, 1, NULL);
+  snapshot.captured = &own.mem;
   ss_mem_spans_init(
       &mem, spans,
       ss_read_plan_spans(&c->plan, l->raw, c->raw_len, spans, SS_PLAN_REGIONS_MAX),

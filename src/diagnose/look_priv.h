@@ -31,6 +31,7 @@ struct ss_looker {
   struct ss_merged *merged;
   unsigned char *stack; /* COPY_BYTES */
   unsigned char *raw;   /* SS_PLAN_BYTES_MAX */
+  unsigned char *own;   /* of ss_look_own_stack; NULL: not needed yet */
   struct ss_idmap lags; /* of ss_look_since, in this look */
 };
 
@@ -45,6 +46,14 @@ void ss_look_describe(struct known_process *k, struct ss_look_process *p,
 
 /* Appends the text of that line as the process finds its file, without the indent. */
 void ss_look_source(struct ss_buf *out, pid_t pid, const char *file, int line);
+
+/* ---- own_stack.c --------------------------------------------------------------------- */
+
+/* Of a stopped thread whose stack pointer is not on its own stack: copies what that has.
+ * `stack_len` bytes from the stack pointer on are in l->stack. *out: empty where there is
+ * nothing to copy; its bytes stay until the next call. */
+void ss_look_own_stack(struct ss_looker *l, struct known_process *k, pid_t tid,
+                       const struct ss_regs *regs, size_t stack_len, struct ss_span *out);
 
 /* ---- what a thread waits for ------------------------------------------------------- */
 

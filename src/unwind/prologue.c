@@ -168,9 +168,10 @@ static bool follow(struct prologue *p, const struct ss_insn *insn)
     }
     return true;
   case SS_INSN_SET_SP:
+    lose_sp(p);
     p->sp_known = insn->base == p->copy && p->copy >= 0;
     p->sp_off = p->copy_off - insn->imm;
-    return p->sp_known;
+    return true;
   case SS_INSN_STORE:
     follow_store(p, insn);
     return true;
@@ -249,13 +250,15 @@ bool ss_goes_on(struct ss_unwinder *u, const struct ss_walk *w)
   return good;
 }
 
-/* Is the caller's frame on another stack than sp, namely that of `own_sp`? */
+/* Is the caller's frame on another stack than sp, namely that of `own_sp`? A stack may
+ * lie right below other memory, in one mapping with it. */
 static bool sp_is_elsewhere(const struct ss_unwinder *u, const struct ss_walk *w,
                             const struct ss_caller *c)
 {
   struct ss_maps *maps = u->space->maps;
   const struct ss_map *stack = c->own_sp == 0 ? NULL : ss_maps_find(maps, c->own_sp);
-  return stack != NULL && stack != ss_maps_find(maps, w->r[SS_REG_SP]);
+  return stack != NULL &&
+         (c->own_sp < w->r[SS_REG_SP] || stack != ss_maps_find(maps, w->r[SS_REG_SP]));
 }
 
 enum ss_end ss_accept_caller(struct ss_unwinder *u, struct ss_walk *w,

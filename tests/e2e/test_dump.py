@@ -241,6 +241,26 @@ def test_running_python_is_stopped_once_for_a_moment(process, tmp_path):
     assert unseen["stops"] == 0 and unseen["threads"][0]["frames"] == []
 
 
+def test_stack_pointer_that_points_to_a_buffer(process):
+    """The thread's own stack is copied while it is stopped: its callers are others by
+    the time that they are looked up."""
+    paths = [
+        ["elsewhere_kernel", "even_inner", "even_outer", "work"],
+        ["elsewhere_kernel", "odd_inner", "odd_middle", "odd_outer", "work"],
+    ]
+    target = process([harness.target("elsewhere"), "4"])
+    target.line(b"READY")
+    inside = 0
+    for _ in range(3):
+        for thread in dump_json(target.pid)["threads"]:
+            assert thread["complete"], thread
+            names = native(thread)
+            if names[0] == "elsewhere_kernel":
+                inside += 1
+                assert any(names[: len(path)] == path for path in paths), names
+    assert inside >= 6
+
+
 def test_what_calls_wait_for(process, tmp_path):
     stuck = Stuck(process, tmp_path, "pipes")
     pipe, epoll, fifo = stuck.said
