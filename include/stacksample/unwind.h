@@ -49,7 +49,8 @@ const char *ss_end_text(enum ss_end end);
   X(FRAME_POINTER, "frame_pointer")                                                      \
   X(ANCHOR, "anchor") /* resumed at an object CPython keeps on the stack */              \
   X(SCAN, "scan")     /* call-checked stack scan */                                      \
-  X(NONE, "none")     /* no native unwinding (synthetic rows) */
+  X(NONE, "none")     /* no native unwinding (synthetic rows) */                         \
+  X(LATE, "late")     /* weakest: from memory read after the sample, without a check */
 
 enum ss_method {
 #define SS_METHOD_ENUM(name, word) SS_METHOD_##name,
@@ -156,8 +157,10 @@ void ss_unwind_trim(struct ss_modules *modules);
  * A stack snapshot with the live, deeper part behind it: a read beyond the
  * snapshot's end fetches from live memory, and is accepted only while the last
  * 256 snapshot bytes are still there unchanged. After a refusal `stale` is set
- * and such reads give 0 bytes. Bytes of the deeper part that were read with the
- * sample (`captured`) come first, under the same check.
+ * and such reads give 0 bytes. Where that check tells nothing, of a frame that begins
+ * before these bytes or stands on another stack, the frame's method is LATE. Bytes of the
+ * deeper part that were read with the sample (`captured`) come first, under the same
+ * check.
  */
 struct ss_snapshot {
   struct ss_mem mem; /* first: pass &s.mem as the stack */

@@ -6,8 +6,9 @@
  * frame that reaches behind the copy keeps what its caller needs: a kernel of
  * OpenBLAS has 30 KB of its own data below that. Where a stack broke off behind its
  * copy, the walk has told by its reads what it needed; so even a thread whose every
- * sample breaks off becomes complete. Of a sample on another stack (a signal's, or
- * where code points sp to other memory) the copy has nothing of this one.
+ * sample breaks off becomes complete. Of a stack that is deeper than what a plan may
+ * have, the outer part is left: it changes the least. Of a sample on another stack (a
+ * signal's, or where code points sp to other memory) the copy has nothing of this one.
  */
 #include "pipeline_priv.h"
 #include "stacksample/limits.h"
@@ -38,8 +39,6 @@ static void note_complete(struct ss_depth *d, const struct ss_snapshot *s,
     return;
   for (size_t i = count - 1; i-- > first && frames[i].cfa > copied;)
     from = frames[i].sp > copied ? frames[i].sp : frames[i].cfa - SAVED;
-  if (end - from > SS_PLAN_DEEP_MAX)
-    from = end - SS_PLAN_DEEP_MAX;
   if (end != d->end || from < d->from)
     d->from = from;
   d->end = end;
@@ -56,7 +55,7 @@ static void note_missed(struct ss_depth *d, uint64_t copied, uint64_t missed,
     return;
   if (missed >= d->end)
     *d = (struct ss_depth){.from = from};
-  if (from < d->from && (!d->end_known || d->end - from <= SS_PLAN_DEEP_MAX))
+  if (from < d->from)
     d->from = from;
   if (!d->end_known)
     d->end =

@@ -110,6 +110,7 @@ static void count_quality(struct ss_figures *f, const struct ss_total *t)
   if (t->method != SS_METHOD_NONE && t->end != SS_END_NO_UNWIND) {
     f->stacks += t->samples;
     f->complete += t->end == SS_END_COMPLETE ? t->samples : 0;
+    f->late += t->method == SS_METHOD_LATE ? t->samples : 0;
     f->no_cfi += t->end == SS_END_NO_CFI ? t->samples : 0;
   }
   if (t->merge != SS_MERGE_NONE) {

@@ -47,6 +47,7 @@ struct ss_figures {
   uint64_t run_ns, run_samples;       /* of samples taken on a CPU */
   uint64_t stackless_ns; /* of run_ns, by ptrace: of threads that could not be stopped */
   uint64_t samples, truncated;
+  uint64_t late; /* stacks with a part that was read later, unverified */
   uint64_t stacks, complete, merges, verified; /* samples with such a stack */
   uint64_t no_cfi;     /* of `stacks`: ended in code without unwind information */
   bool by_stops;       /* the ptrace engine's */

@@ -137,6 +137,9 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   if (f->stackless_ns > 0)
     put_percent_of(&text, "CPU time of stacks that no stop could take", f->stackless_ns,
                    f->run_ns);
+  if (f->late > 0)
+    put_percent_of(&text, "outer frames read after the sample, unverified", f->late,
+                   f->stacks);
   put_percent_of(&text, "Python merges verified", f->verified, f->merges);
   ss_put_unverified(&text, f);
   put_known_count(&text, f->p, "line tables of Python unread", SS_META_PY_UNREAD);

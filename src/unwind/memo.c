@@ -17,7 +17,8 @@
 #include "table.h"
 #include "walk.h"
 
-/* Of a frame that is not at a call, or whose caller no compact rule has found. */
+/* Of a frame that is not at a call, or whose caller no compact rule has found, or one by
+ * memory of later. */
 static const struct ss_rule no_rule = {.cfa_kind = SS_RULE_NOCFI};
 
 struct ss_unwind_memo {
@@ -136,7 +137,7 @@ static bool caller_is_next(struct ss_unwinder *u, const struct ss_unwind_memo *m
 {
   const struct ss_frame *f = &m->frames[i];
   const struct ss_rule *rule = &m->rules[i];
-  uint64_t cfa = 0;
+  struct ss_frame now;
   if (rule->cfa_kind >= SS_RULE_END)
     return false;
   const bool plain = rule->cfa_kind == SS_RULE_REG &&
@@ -144,8 +145,8 @@ static bool caller_is_next(struct ss_unwinder *u, const struct ss_unwind_memo *m
   if (plain && f->sp >= u->copy_sp && f->cfa - u->copy_sp <= u->copy_len)
     return slots_hold(rule, f, u->copy + (f->cfa - u->copy_sp));
   stand_on(u, f);
-  return ss_step_by_tables(u, &cfa) == SS_END_NONE && cfa == f->cfa &&
-         same_state(&f[1], &u->walk);
+  return ss_step_by_tables(u, &now) == SS_END_NONE && now.cfa == f->cfa &&
+         now.method == f->method && same_state(&f[1], &u->walk);
 }
 
 /* The walk stands in frame `i`: the first from there on whose caller is another. */
@@ -205,7 +206,8 @@ static enum ss_end walk(struct ss_unwinder *u, struct ss_unwind_memo *m, size_t 
     }
     const bool called = !u->walk.exact;
     end = ss_walk_step(u, &u->fresh[*n]);
-    u->fresh_rules[*n] = called && u->walk.hit ? u->walk.hit->rule : no_rule;
+    const bool late = u->fresh[*n].method == SS_METHOD_LATE;
+    u->fresh_rules[*n] = called && u->walk.hit && !late ? u->walk.hit->rule : no_rule;
     (*n)++;
   }
   return end == SS_END_NONE ? SS_END_DEPTH : end;

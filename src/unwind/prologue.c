@@ -238,10 +238,11 @@ static bool by_prologue(const struct ss_unwinder *u, const struct ss_walk *w,
 bool ss_goes_on(struct ss_unwinder *u, const struct ss_walk *w)
 {
   struct ss_walk saved = u->walk;
+  struct ss_frame unused;
   bool good = true;
   u->walk = *w;
   for (int n = 0; n < STEPS_AHEAD && good; n++) {
-    enum ss_end end = ss_step_by_tables(u, NULL);
+    enum ss_end end = ss_step_by_tables(u, &unused);
     if (end == SS_END_COMPLETE)
       break;
     good = end == SS_END_NONE;
@@ -272,6 +273,9 @@ enum ss_end ss_accept_caller(struct ss_unwinder *u, struct ss_walk *w,
     return ss_read_failed(u);
   if (!is_return_address(u, ra))
     return SS_END_NO_CFI;
+  const struct ss_hit frame = *w->hit;
+  if (elsewhere && !ss_may_have_called(u, &frame, ra))
+    return SS_END_NO_CFI; /* of that stack there is no copy: this is what it has now */
   struct ss_walk to = {.exact = false, .own_sp = elsewhere ? sp : 0};
   to.r[SS_REG_IP] = ra;
   to.r[SS_REG_SP] = c->cfa;
@@ -313,6 +317,7 @@ enum ss_end ss_step_to_cfa(struct ss_unwinder *u, const struct ss_rule *rule,
                            uint64_t cfa)
 {
   struct ss_walk *w = &u->walk;
+  struct ss_frame unused;
   uint64_t ra;
   if (!ss_stack_u64(u, cfa - 8, &ra))
     return ss_read_failed(u);
@@ -320,7 +325,7 @@ enum ss_end ss_step_to_cfa(struct ss_unwinder *u, const struct ss_rule *rule,
     return SS_END_NO_CFI;
   w->r[rule->cfa_reg] = cfa - (uint64_t)(int64_t)rule->cfa_off;
   w->known |= 1u << rule->cfa_reg;
-  return ss_step_by_tables(u, NULL);
+  return ss_step_by_tables(u, &unused);
 }
 
 static enum ss_end by_rule_and_prologue(struct ss_unwinder *u, const struct ss_hit *hit)

@@ -37,10 +37,7 @@ static bool jumps_away(struct ss_unwinder *u, const struct ss_hit *hit, uint64_t
   return false;
 }
 
-/* Can the call before `ra` have come to the frame? The stack is full of addresses that
- * earlier calls have left. */
-static bool may_have_called(struct ss_unwinder *u, const struct ss_hit *frame,
-                            uint64_t ra)
+bool ss_may_have_called(struct ss_unwinder *u, const struct ss_hit *frame, uint64_t ra)
 {
   uint64_t target;
   if (!ss_is_behind_call(u, ra, &target))
@@ -65,7 +62,7 @@ static enum ss_end scan_step(struct ss_unwinder *u, struct ss_walk *w)
     if (!ss_stack_u64(u, slot, &word))
       return SS_END_NO_CFI;
     if (word < 4096 || word >> 47 != 0 || ss_hit_of(u, word - 1)->into == UINT32_MAX ||
-        !may_have_called(u, &hit, word))
+        !ss_may_have_called(u, &hit, word))
       continue;
     /* rbp is unknown now, unless it points further up and so may be a frame. */
     uint64_t bp = old.r[SS_REG_BP];

@@ -27,6 +27,9 @@ size_t ss_code_read(const struct ss_unwinder *u, const struct ss_hit *hit, uint6
 /* Is it the address behind a call, in code? *target: where that goes, if it says so;
  * else 0. */
 bool ss_is_behind_call(struct ss_unwinder *u, uint64_t ra, uint64_t *target);
+/* Can the call before `ra` have come to the frame? The stack is full of addresses that
+ * earlier calls have left. */
+bool ss_may_have_called(struct ss_unwinder *u, const struct ss_hit *frame, uint64_t ra);
 /* Do the next steps from `w` work by unwind tables alone? */
 bool ss_goes_on(struct ss_unwinder *u, const struct ss_walk *w);
 /* Moves to a caller that a rule proposes, if it can be one. */

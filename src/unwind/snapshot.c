@@ -4,9 +4,11 @@
  * The thread runs on while its snapshot is unwound, so bytes beyond the copy may
  * belong to another moment. They are fetched together with the copy's last
  * 256 bytes, and believed only while these are unchanged: a thread that
- * returned below the copy's end and called again has almost certainly written
- * there. What lies outside the stack (code, unwind data, a signal's other
- * stack) is read live without that check.
+ * returned below the copy's end and called again has most often written there. A
+ * frame that begins before these bytes and ends behind the copy is another matter:
+ * they are some of its variables, which nobody needs to have written to. What lies
+ * outside the stack (of a signal's, the thread's own) is read live without a check. Of
+ * both the walk asks, and labels the frame.
  */
 #include "stacksample/limits.h"
 #include "unwind_priv.h"
@@ -153,6 +155,20 @@ uint64_t ss_snapshot_late_from(const struct ss_mem *mem)
 {
   const struct ss_snapshot *s = ss_snapshot_of(mem);
   return s != NULL && s->more_len > 0 ? s->sp + s->len : 0;
+}
+
+bool ss_snapshot_is_late(const struct ss_mem *mem, uint64_t sp, uint64_t cfa)
+{
+  struct ss_snapshot *s = (struct ss_snapshot *)(uintptr_t)ss_snapshot_of(mem);
+  const uint64_t slot = cfa - 8;
+  uint64_t word;
+  if (s == NULL || s->len < OVERLAP)
+    return false;
+  const uint64_t end = s->sp + s->len;
+  if (beyond_stack(s, slot))
+    return s->captured == NULL || !ss_mem_u64(s->captured, slot, &word);
+  return slot >= end && sp < end - OVERLAP &&
+         !(captured_fits(s) && ss_mem_u64(s->captured, slot, &word));
 }
 
 bool ss_snapshot_is_stale(const struct ss_mem *mem)

@@ -111,6 +111,12 @@ enum ss_end ss_read_failed(const struct ss_unwinder *u)
   return ss_snapshot_is_stale(u->stack) ? SS_END_TRUNCATED : SS_END_BAD_READ;
 }
 
+bool ss_frame_is_late(const struct ss_unwinder *u, uint64_t sp, uint64_t cfa)
+{
+  return !u->space->still && !u->space->only_ip_sp &&
+         ss_snapshot_is_late(u->stack, sp, cfa);
+}
+
 /* The module's table, built when a stack first hits it. */
 static const struct ss_table *table_of(struct ss_module *module)
 {
@@ -194,15 +200,12 @@ void ss_unwind_know(struct ss_unwinder *u, enum ss_reg reg, uint64_t value)
   u->walk.known |= 1u << reg;
 }
 
-enum ss_end ss_step_by_tables(struct ss_unwinder *u, uint64_t *cfa)
+enum ss_end ss_step_by_tables(struct ss_unwinder *u, struct ss_frame *frame)
 {
-  struct ss_frame frame;
+  frame->method = SS_METHOD_CFI;
   if ((ss_walk_locate(u)->rule.flags & SS_HIT_CODE) == 0)
     return SS_END_NO_MAP;
-  const enum ss_end end = ss_walk_step_by_rule(u, &frame);
-  if (cfa != NULL && end == SS_END_NONE)
-    *cfa = frame.cfa;
-  return end;
+  return ss_walk_step_by_rule(u, frame);
 }
 
 /* Is a step from `old` to `w` one that a real stack can have made? */
@@ -245,6 +248,9 @@ enum ss_end ss_step_by_methods(struct ss_unwinder *u, struct ss_frame *frame)
   u->walk.own_sp = 0;
   if (u->walk.r[SS_REG_SP] > frame->sp)
     frame->cfa = u->walk.r[SS_REG_SP];
+  if (frame->cfa != 0 && frame->method != SS_METHOD_SCAN && !frame->signal &&
+      ss_frame_is_late(u, frame->sp, frame->cfa))
+    frame->method = SS_METHOD_LATE;
   return SS_END_NONE;
 }
 

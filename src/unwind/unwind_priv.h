@@ -244,8 +244,8 @@ extern const struct ss_unwind_method ss_method_libunwind;
 /* prologue.c, jit.c, repair.c: code without unwind information. */
 extern const struct ss_unwind_method ss_method_prologue, ss_method_jit, ss_method_scan,
     ss_method_frame_pointer;
-/* One step by compact rules alone; *cfa (or NULL): of the frame that was left. */
-enum ss_end ss_step_by_tables(struct ss_unwinder *u, uint64_t *cfa);
+/* One step by compact rules alone; of the frame that was left: cfa and method. */
+enum ss_end ss_step_by_tables(struct ss_unwinder *u, struct ss_frame *frame);
 
 /* Where a run-time address is, with its module opened if it has one. */
 struct ss_place ss_place_of(const struct ss_unwind_space *space, uint64_t addr);
@@ -259,6 +259,11 @@ const struct ss_hit *ss_hit_of(struct ss_unwinder *u, uint64_t addr);
 /* BAD_READ, or TRUNCATED where the reason is a snapshot gone stale. */
 enum ss_end ss_read_failed(const struct ss_unwinder *u);
 bool ss_snapshot_is_stale(const struct ss_mem *mem);
+/* Is the return address of the frame [sp, cfa) taken from memory that was read after the
+ * copy, and without a check? */
+bool ss_snapshot_is_late(const struct ss_mem *mem, uint64_t sp, uint64_t cfa);
+/* The same in a walk, which knows whether its thread may have run meanwhile. */
+bool ss_frame_is_late(const struct ss_unwinder *u, uint64_t sp, uint64_t cfa);
 /* The snapshot behind a reader, or NULL where it is another one. */
 const struct ss_snapshot *ss_snapshot_of(const struct ss_mem *mem);
 

@@ -201,6 +201,8 @@ SS_INLINE enum ss_end ss_walk_step_by_rule(struct ss_unwinder *u, struct ss_fram
     __builtin_prefetch(e.end + SS_PREFETCH / 2); /* the next frames' slots */
     __builtin_prefetch(e.end + SS_PREFETCH);
   }
+  if (e.end == NULL && ss_frame_is_late(u, e.sp, cfa))
+    frame->method = SS_METHOD_LATE;
   if (ss_walk_read_slot(u, &e, -8, &ra) != SLOT_READ)
     return ss_read_failed(u);
   if (rule->bp_kind != SS_BP_SAME)

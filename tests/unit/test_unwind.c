@@ -307,6 +307,49 @@ static void test_deeper_than_snapshot(void **state)
   stopped_release(&s);
 }
 
+static void expect_late(size_t count, size_t at, bool late)
+{
+  for (size_t i = 0; i < count; i++)
+    assert_int_equal(frames[i].method == SS_METHOD_LATE, late && i == at);
+}
+
+/* The end of a frame that is read behind the copy, where all that could tell of a change
+ * are the frame's own variables, is said to be of later. */
+static void test_frame_behind_the_copy(void **state)
+{
+  (void)state;
+  struct stopped s;
+  struct ss_snapshot snapshot;
+  static unsigned char bytes[8192];
+  size_t count;
+  stopped_init(&s, stopped_fork(deep));
+  uint64_t sp = s.regs.r[SS_REG_SP];
+  const struct ss_map *stack = ss_maps_find(&s.maps, sp);
+  assert_true(ss_mem_get(&s.live.mem, sp, bytes, sizeof bytes));
+  enum ss_end end;
+  (void)unwind_all(&s, &end);
+  const size_t at = stopped_find(frames, SS_FRAMES_MAX, 0, "recurse") - 1;
+  const size_t whole = (size_t)(frames[at].cfa - sp);
+  /* From a copy that has the frame's middle on to one that has its end; without and with
+   * what was read at the sample; and of a thread that has not moved. */
+  for (size_t len = whole - 1000; len <= whole; len += 100) {
+    for (int way = 0; way < 3; way++) {
+      struct ss_span span = {sp + len - 256, 2048, bytes + len - 256};
+      struct ss_mem_spans mem;
+      ss_mem_spans_init(&mem, &span, 1, NULL);
+      ss_snapshot_init(&snapshot, sp, bytes, len, &s.live.mem, stack->end);
+      snapshot.captured = way == 1 ? &mem.mem : NULL;
+      s.space.still = way == 2;
+      end = ss_unwind_stack(s.unwinder, &s.space, &snapshot.mem, &s.regs, frames,
+                            SS_FRAMES_MAX, &count);
+      assert_int_equal(end, SS_END_COMPLETE);
+      expect_late(count, at, way == 0 && len < whole);
+      ss_snapshot_release(&snapshot);
+    }
+  }
+  stopped_release(&s);
+}
+
 /* The stack of before is taken over as long as it holds: a word that changes anywhere
  * gives what a walk without it finds. */
 static void test_memo(void **state)
@@ -528,6 +571,7 @@ int main(void)
       cmocka_unit_test(test_signal_frame),
       cmocka_unit_test(test_signal_stack),
       cmocka_unit_test(test_deeper_than_snapshot),
+      cmocka_unit_test(test_frame_behind_the_copy),
       cmocka_unit_test(test_memo),
       cmocka_unit_test(test_by_pc_and_sp_alone),
       cmocka_unit_test(test_thread_ends_complete),
