@@ -135,7 +135,7 @@ static void samples_para(struct ss_doc *d, const struct ss_figures *f)
   put_without_cfi(&text, f);
   put_percent_of(&text, "truncated", f->truncated, f->samples);
   if (f->stackless_ns > 0)
-    put_percent_of(&text, "CPU time of stacks that no stop could take", f->stackless_ns,
+    put_percent_of(&text, "CPU time that no stop came to see", f->stackless_ns,
                    f->run_ns);
   if (f->late > 0)
     put_percent_of(&text, "outer frames read after the sample, unverified", f->late,
