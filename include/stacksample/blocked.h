@@ -61,8 +61,10 @@ enum ss_stop_state { SS_STOP_NOT_YET, SS_STOP_STOPPED, SS_STOP_GONE };
 enum ss_err ss_stop_ask(struct ss_stop *stop, pid_t tid, struct ss_diag *diag);
 /* Never waits. After GONE there is nothing left to release. */
 enum ss_stop_state ss_stop_poll(struct ss_stop *stop);
-/* Lets a stopped thread go on; for how long it stood still, at most. A system call
- * that only the stop has ended with EINTR begins again. */
+/* A system call that only the stop has ended with EINTR begins again, from here on even
+ * if we are killed: to be called as soon as the registers are read. */
+void ss_stop_undo_eintr(const struct ss_stop *stop);
+/* The same, and lets a stopped thread go on; for how long it stood still, at most. */
 uint64_t ss_stop_release(struct ss_stop *stop);
 /* The process that traces `tid`, 0 none (also where `tid` is gone). */
 pid_t ss_tracer_of(pid_t tid);

@@ -78,6 +78,8 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
   bool has_plan = ss_plans_get(t->capture->plans, pid, r->tid, &plan);
   long call = -1;
   if (ss_arch_ptrace_regs(r->tid, regs)) {
+    call = ss_arch_ptrace_call(r->tid);
+    ss_stop_undo_eintr(&r->stop);
     own.rec.u.sample.has_regs = true;
     own.rec.u.sample.ip = regs->r[SS_REG_IP];
     own.tail_len = ss_mem_read(&r->process->live.mem, regs->r[SS_REG_SP], t->stack,
@@ -89,7 +91,6 @@ static void take_sample(struct ss_tracer *t, struct ss_runner *r)
           ss_read_plan_run(&plan, pid, t->raw, ss_capture_plan_bytes(t->cpu, &plan));
       chase(t, &own, &plan);
     }
-    call = ss_arch_ptrace_call(r->tid);
   }
   count_stop(t, ss_stop_release(&r->stop));
   if (own.rec.u.sample.has_regs) {

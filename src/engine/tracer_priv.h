@@ -42,6 +42,10 @@ struct ss_runner { /* a thread */
   struct ss_stop stop;
 };
 
+struct ss_listing { /* the last one */
+  uint64_t at_ns, cost_ns;
+};
+
 struct ss_tracer {
   struct ss_tracer_config config;
   struct ss_perf_facts facts;
@@ -57,11 +61,10 @@ struct ss_tracer {
   size_t turn; /* whose turn it is to be stopped */
   struct ss_idmap by_pid, by_tid;
   struct ss_newcomers newcomers;
-  char output[64];    /* what the command's output was when it started, if a pipe; "" */
-  int loadavg;        /* descriptor */
-  uint64_t last_pid;  /* as read there */
-  uint64_t listed_ns; /* when the tree was last listed */
-  uint64_t list_cost_ns;      /* of that listing */
+  char output[64];   /* what the command's output was when it started, if a pipe; "" */
+  int loadavg;       /* descriptor */
+  uint64_t last_pid; /* as read there */
+  struct ss_listing listed_processes, listed_threads;
   uint64_t told_ns;           /* no record of this round may be older */
   uint64_t bound_ns;          /* published: no record is older */
   size_t kept_open, kept_max; /* schedstat files */

@@ -312,33 +312,55 @@ static uint64_t read_last_pid(const struct ss_tracer *t)
   return last ? strtoull(last, NULL, 10) : 0;
 }
 
-/* Moves the bound up to this round unless a listing is owed. */
-static void look_for_newcomers(struct ss_tracer *t, uint64_t now_ns)
+static bool may_list(const struct ss_listing *l, uint64_t now_ns)
 {
-  uint64_t last_pid = read_last_pid(t);
-  bool due = now_ns >= t->listed_ns + LIST_NS;
-  bool news = last_pid != t->last_pid || last_pid == 0;
-  if (!due && !news) {
-    t->bound_ns = now_ns;
-    return;
-  }
-  if (now_ns < t->listed_ns + t->list_cost_ns * LIST_SHARE) {
-    uint64_t late_ns = now_ns - LISTING_LATE_NS;
-    t->bound_ns = t->bound_ns > late_ns ? t->bound_ns : late_ns;
-    return;
-  }
-  t->last_pid = last_pid;
+  return now_ns >= l->at_ns + l->cost_ns * LIST_SHARE;
+}
+
+static void list_processes(struct ss_tracer *t, uint64_t now_ns)
+{
+  uint64_t begun_ns = ss_thread_cpu_ns();
   if (!t->config.no_children) {
     add_children(t, now_ns);
   }
+  t->listed_processes = (struct ss_listing){now_ns, ss_thread_cpu_ns() - begun_ns};
+}
+
+static void list_threads(struct ss_tracer *t, uint64_t now_ns)
+{
+  uint64_t begun_ns = ss_thread_cpu_ns();
   for (struct ss_watched *p = t->processes; p; p = p->next) {
     if (!p->held) {
       add_threads(t, p, false, now_ns);
     }
   }
-  t->listed_ns = ss_now_ns();
-  t->list_cost_ns = t->listed_ns - now_ns;
-  t->bound_ns = now_ns;
+  t->listed_threads = (struct ss_listing){now_ns, ss_thread_cpu_ns() - begun_ns};
+}
+
+/* Moves the bound up to this round unless a listing is owed. Threads of the processes
+ * that are known do not wait for those of the whole machine. */
+static void look_for_newcomers(struct ss_tracer *t, uint64_t now_ns)
+{
+  uint64_t last_pid = read_last_pid(t);
+  bool due = now_ns >= t->listed_processes.at_ns + LIST_NS;
+  bool threads = may_list(&t->listed_threads, now_ns);
+  bool processes = may_list(&t->listed_processes, now_ns);
+  if (!due && last_pid == t->last_pid && last_pid != 0) {
+    t->bound_ns = now_ns;
+    return;
+  }
+  if (processes) {
+    list_processes(t, now_ns);
+  }
+  if (threads) {
+    list_threads(t, now_ns);
+  }
+  if (processes && threads) {
+    t->last_pid = last_pid;
+    t->bound_ns = now_ns;
+  } else if (t->bound_ns + LISTING_LATE_NS < now_ns) {
+    t->bound_ns = now_ns - LISTING_LATE_NS;
+  }
 }
 
 /* ---- who has run ----------------------------------------------------------------- */
@@ -526,7 +548,7 @@ bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
     }
   }
   free(pids);
-  t->bound_ns = t->listed_ns = now_ns;
+  t->bound_ns = t->listed_processes.at_ns = now_ns;
   return true;
 }
 

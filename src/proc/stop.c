@@ -116,8 +116,9 @@ enum ss_stop_state ss_stop_poll(struct ss_stop *stop)
 
 /* Of calls that are known to do nothing before they wait: an unknown one, such as
  * close, must not be made twice. */
-static void undo_eintr(pid_t tid)
+void ss_stop_undo_eintr(const struct ss_stop *stop)
 {
+  pid_t tid = stop->tid;
   long nr = ss_arch_ptrace_call(tid);
   struct ss_syscall_info info = {0};
   struct ss_regs regs;
@@ -132,7 +133,7 @@ static void undo_eintr(pid_t tid)
 
 uint64_t ss_stop_release(struct ss_stop *stop)
 {
-  undo_eintr(stop->tid);
+  ss_stop_undo_eintr(stop);
   if (ptrace(PTRACE_DETACH, stop->tid, NULL, (void *)(intptr_t)stop->signal) != 0)
     (void)ss_stop_poll(stop); /* killed meanwhile: takes its end */
   return ss_now_ns() - stop->running_ns;
@@ -194,10 +195,12 @@ enum ss_err ss_stop_look(pid_t tid, unsigned deadline_ms,
   case SS_STOP_STOPPED:
     break;
   }
-  if (ss_arch_ptrace_regs(tid, &regs))
+  if (ss_arch_ptrace_regs(tid, &regs)) {
+    ss_stop_undo_eintr(&stop);
     look(arg, &regs);
-  else
+  } else {
     err = ss_fail_errno(diag, "registers of thread %d", (int)tid);
+  }
   took_ns = ss_stop_release(&stop);
   if (stopped_ns)
     *stopped_ns = took_ns;

@@ -27,7 +27,8 @@ JIT = "[anonymous code]"
 
 
 def leaves(profile):
-    """(samples, complete ones) of running threads by module of the innermost frame."""
+    """(samples, complete ones) of running threads by module of the innermost frame.
+    What no stop came to see has no stack that could be complete."""
     states, ends = profile.words("state"), profile.words("ended")
     kinds = profile.words("kind")
     name = {f: (kinds[kind], pathlib.Path(path or text or "?").name) for f, kind, text, path
@@ -36,8 +37,14 @@ def leaves(profile):
                 LEFT JOIN string p ON p.id = m.path""")}
     counts = collections.defaultdict(lambda: [0, 0])
     for frame, state, end, n in profile.rows(
-            """SELECT s.frame, sample.state, sample.ended, sum(samples) FROM sample
-               JOIN stack s ON s.id = sample.stack GROUP BY 1, 2, 3"""):
+            """WITH RECURSIVE unseen(id) AS (
+                 SELECT stack.id FROM stack JOIN frame f ON f.id = stack.frame
+                 JOIN string n ON n.id = f.name WHERE n.text = '[no stack]'
+                 UNION ALL
+                 SELECT stack.id FROM stack JOIN unseen ON stack.parent = unseen.id)
+               SELECT s.frame, sample.state, sample.ended, sum(samples) FROM sample
+               JOIN stack s ON s.id = sample.stack
+               WHERE s.id NOT IN (SELECT id FROM unseen) GROUP BY 1, 2, 3"""):
         if states[state] not in RUNNING:
             continue
         kind, leaf = name[frame]
