@@ -100,7 +100,8 @@ size_t ss_modules_count(const struct ss_modules *modules);
 struct ss_module *ss_modules_at(struct ss_modules *modules, uint32_t id);
 /* The module behind a mapping of `pid`, opened now if it is new; NULL for an
  * anonymous mapping. Caches in map->module. `map` must be one of `maps`. The
- * vdso is read from `mem`. */
+ * vdso is read from `mem`, and so is anonymous memory with code beside a file's mapping:
+ * where it is that file's, `map` becomes one of the file. */
 struct ss_module *ss_module_of(struct ss_modules *modules, pid_t pid,
                                const struct ss_maps *maps, struct ss_map *map,
                                const struct ss_mem *mem);

@@ -61,6 +61,16 @@ unsigned char *ss_inflate_section(const unsigned char *bytes, size_t len,
                                   size_t *out_len);
 unsigned char *ss_unxz(const unsigned char *bytes, size_t len, size_t *out_len);
 
+/* remapped.c: the module whose text an anonymous mapping has, which becomes one of that
+ * file; NULL. */
+struct ss_module *ss_module_of_remapped(struct ss_modules *modules, pid_t pid,
+                                        const struct ss_maps *maps, struct ss_map *map,
+                                        const struct ss_mem *mem);
+static inline uint64_t ss_page_down(uint64_t value)
+{
+  return value & ~(uint64_t)4095;
+}
+
 /* perf_map.c: what a JIT says of its code, from whichever file. */
 struct ss_jit_code {
   uint32_t name;               /* offset in names */

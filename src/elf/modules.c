@@ -254,20 +254,18 @@ struct ss_module *ss_module_of(struct ss_modules *modules, pid_t pid,
     e = module_of_vdso(modules, map, mem);
   else if (path[0] == '/' && map->inode != 0)
     e = module_of_file(modules, pid, map, path);
-  map->module = e == NULL ? UINT32_MAX : e->module.id + 1;
-  return e == NULL ? NULL : &e->module;
-}
-
-static uint64_t page_down(uint64_t value)
-{
-  return value & ~(uint64_t)4095;
+  struct ss_module *module = e == NULL ? NULL : &e->module;
+  if (map->inode == 0 && path[0] != '[' && (map->prot & SS_PROT_EXEC) != 0)
+    module = ss_module_of_remapped(modules, pid, maps, map, mem);
+  map->module = module == NULL ? UINT32_MAX : module->id + 1;
+  return module;
 }
 
 /* How well a segment explains a mapping: 0 not at all. Two segments may share
  * a page of the file, and mprotect splits a segment into several mappings. */
 static int segment_fit(const struct ss_segment *seg, const struct ss_map *map)
 {
-  uint64_t start = page_down(seg->offset);
+  uint64_t start = ss_page_down(seg->offset);
   if (seg->filesz == 0 || map->offset < start || map->offset >= seg->offset + seg->filesz)
     return 0;
   int fit = 1;
@@ -296,7 +294,7 @@ bool ss_module_bias(const struct ss_module *module, const struct ss_map *map,
   }
   if (best == NULL)
     return false;
-  uint64_t vaddr = page_down(best->vaddr) + (map->offset - page_down(best->offset));
+  uint64_t vaddr = ss_page_down(best->vaddr) + (map->offset - ss_page_down(best->offset));
   *bias = map->start - vaddr;
   return ss_image_type(module->image) != ET_EXEC || *bias == 0;
 }

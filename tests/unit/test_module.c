@@ -101,6 +101,46 @@ static void test_vdso_and_anonymous(void **state)
   self_release(&s);
 }
 
+/* Text moved to anonymous memory, in two pieces, as runtimes do for large pages: code of
+ * its file as before. Other code beside a file's is not. */
+static void test_text_in_anonymous_memory(void **state)
+{
+  (void)state;
+  enum { PAGE = 4096, WHOLE = 8 * PAGE };
+  struct self s;
+  uint64_t bias, was;
+  void *symbol = dlsym(dlopen("libz.so.1", RTLD_NOW), "crc32");
+  assert_non_null(symbol);
+  self_init(&s);
+  struct ss_module *file = module_at(&s, (uintptr_t)symbol, &was);
+  const struct ss_map *map = ss_maps_find(&s.maps, (uintptr_t)symbol);
+  char *text = (char *)(uintptr_t)map->start, *other = text + 4 * PAGE;
+  assert_true(map->end - map->start >= WHOLE);
+  char *copy =
+      mmap(NULL, WHOLE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memcpy(copy, text, WHOLE);
+  assert_int_equal(mprotect(copy, WHOLE, PROT_READ | PROT_EXEC), 0);
+  /* The second piece first, so that the two are no single mapping. */
+  assert_ptr_equal(
+      mremap(copy + 4 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, other),
+      other);
+  assert_ptr_equal(mremap(copy, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, text),
+                   text);
+  assert_int_equal(ss_maps_load(&s.maps, getpid(), NULL), SS_ERR_OK);
+  assert_int_equal(ss_maps_find(&s.maps, (uintptr_t)text)->inode, 0);
+  assert_ptr_equal(module_at(&s, (uintptr_t)other, &bias), file);
+  assert_int_equal(bias, was);
+  assert_ptr_equal(module_at(&s, (uintptr_t)text, &bias), file);
+  assert_int_equal(bias, was);
+  /* One byte at its end is another. */
+  assert_int_equal(mprotect(text, WHOLE, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+  text[WHOLE - 1] ^= 1;
+  assert_int_equal(mprotect(text, WHOLE, PROT_READ | PROT_EXEC), 0);
+  assert_int_equal(ss_maps_load(&s.maps, getpid(), NULL), SS_ERR_OK);
+  assert_null(module_at(&s, (uintptr_t)text, &bias));
+  self_release(&s);
+}
+
 static struct ss_map map_of(int fd, struct ss_paths *paths, const char *path)
 {
   struct stat st;
@@ -298,6 +338,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_addresses_to_names),
       cmocka_unit_test(test_vdso_and_anonymous),
+      cmocka_unit_test(test_text_in_anonymous_memory),
       cmocka_unit_test(test_file_identity),
       cmocka_unit_test(test_bias),
       cmocka_unit_test(test_debug_files),
