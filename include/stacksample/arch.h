@@ -86,6 +86,9 @@ struct ss_insn {
 };
 /* The instruction at `code`; BAD where `len` bytes do not hold it. */
 struct ss_insn ss_arch_decode(const unsigned char *code, size_t len);
+/* Where in the code the nearest function before `at` begins, if it begins as those of JIT
+ * compilers do: with pushes of at least four preserved registers. SIZE_MAX: none. */
+size_t ss_arch_preamble_before(const unsigned char *code, size_t len, size_t at);
 /* Is the instruction at `code + at` in a short loop that waits (spins)? */
 bool ss_arch_in_spin_loop(const unsigned char *code, size_t len, size_t at);
 /* Do the bytes up to `end` (at least `before` of them) end in a call? *target:

@@ -1,7 +1,9 @@
 /*
  * Compressed ELF data: SHF_COMPRESSED sections (gABI, zlib) and the xz stream
  * of .gnu_debugdata. The output is capped before memory is taken for it: a
- * small file may claim or hold terabytes of zeros.
+ * small file may claim or hold terabytes of zeros. Sections packed with zstd are not
+ * read; of those that we use tools pack .debug_frame only, and where that is all a file
+ * has, its frames are found by their code and labelled so.
  */
 #include <elf.h>
 #include <lzma.h>

@@ -9,47 +9,6 @@
 /* Back to a function's start; oneDNN has one of 105 KB. */
 #define JIT_SEARCH (256u << 10)
 
-/* At least four pushes of callee-saved registers in a row, perhaps with a copy
- * of rsp to rbp behind the first: what xbyak-based compilers begin with. */
-static bool is_preamble(const unsigned char *code, size_t len)
-{
-  size_t at = 0;
-  int pushes = 0;
-  for (int n = 0; n < 10; n++) {
-    struct ss_insn insn = ss_arch_decode(code + at, len - at);
-    if (insn.kind == SS_INSN_PUSH && (ss_arch_callee_saved() >> insn.reg & 1u) != 0)
-      pushes++;
-    else if (insn.kind != SS_INSN_COPY_SP || insn.reg != SS_REG_BP || pushes != 1)
-      break;
-    at += insn.len;
-  }
-  return pushes >= 4;
-}
-
-/* Bytes of the push, or of the push of rbp with its copy, that ends at `at`. */
-static size_t push_before(const unsigned char *code, size_t at)
-{
-  static const unsigned char with_copy[2][4] = {{0x55, 0x48, 0x89, 0xe5},
-                                                {0x55, 0x48, 0x8b, 0xec}};
-  for (int i = 0; i < 2; i++)
-    if (at >= 4 && memcmp(code + at - 4, with_copy[i], 4) == 0)
-      return 4;
-  if (at >= 2 && code[at - 2] == 0x41 && code[at - 1] >= 0x54 && code[at - 1] <= 0x57)
-    return 2;
-  return at >= 1 && (code[at - 1] == 0x53 || code[at - 1] == 0x55) ? 1 : 0;
-}
-
-/* Where the preamble begins that is met at `at`, coming from behind. */
-static size_t preamble_from(const unsigned char *code, size_t at)
-{
-  size_t n;
-  if (at > 0 && code[at - 1] == 0x41) /* the prefix of a push of r12 to r15 */
-    at--;
-  while ((n = push_before(code, at)) > 0)
-    at -= n;
-  return at;
-}
-
 /* Run-time address of the nearest preamble at or before the frame; 0. */
 static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
 {
@@ -60,16 +19,12 @@ static uint64_t find_preamble(const struct ss_unwinder *u, uint64_t ip)
   size_t want = (size_t)(ip - from) + 2 * PREAMBLE;
   unsigned char *code = malloc(want);
   size_t len = code == NULL ? 0 : ss_mem_read(u->space->live, from, code, want);
-  uint64_t found = 0;
-  for (size_t at = (size_t)(ip - from) + PREAMBLE; at-- > 0 && found == 0;) {
-    if (at >= len || (code[at] != 0x53 && code[at] != 0x55) ||
-        !is_preamble(code + at, len - at))
-      continue;
-    uint64_t start = from + preamble_from(code, at);
-    found = start <= ip ? start : 0; /* else it is the next function's */
-  }
+  size_t at = (size_t)(ip - from) + PREAMBLE;
+  do /* one that begins behind the frame is the next function's */
+    at = ss_arch_preamble_before(code, len, at);
+  while (at != SIZE_MAX && from + at > ip);
   free(code);
-  return found;
+  return at == SIZE_MAX ? 0 : from + at;
 }
 
 /* The same, remembered: the search takes longer than all other steps. */

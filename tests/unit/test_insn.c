@@ -123,12 +123,41 @@ static void test_registers(void **state)
   assert_int_equal(__builtin_popcount(ss_arch_callee_saved()), 6);
 }
 
+/* Code with one preamble at `start`, found from every byte behind it. */
+static void expect_preamble(const char *pushes, size_t len)
+{
+  unsigned char code[64];
+  const size_t start = 20;
+  memset(code, 0x90, sizeof code);
+  memcpy(code + start, pushes, len);
+  for (size_t at = 0; at <= sizeof code; at++) {
+    size_t found = ss_arch_preamble_before(code, sizeof code, at);
+    if (found != SIZE_MAX)
+      assert_int_equal(found, start);
+    assert_int_equal(found != SIZE_MAX, at > start + (pushes[0] == 0x41));
+  }
+  /* Cut off before the fourth push it is none. */
+  for (size_t n = 0; n < start + 4; n++)
+    assert_int_equal(ss_arch_preamble_before(code, n, n), SIZE_MAX);
+}
+
+static void test_preambles(void **state)
+{
+  (void)state;
+  static const char few[] = "\x53\x55\x41\x54\x90", caller_saved[] = "\x50\x51\x52\x57";
+  expect_preamble(CODE("\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"));
+  expect_preamble(CODE("\x55\x48\x89\xe5\x53\x41\x54\x41\x55\x41\x56"));
+  expect_preamble(CODE("\x55\x48\x8b\xec\x53\x41\x54\x41\x55\x41\x56"));
+  assert_int_equal(ss_arch_preamble_before((const unsigned char *)few, 5, 5), SIZE_MAX);
+  assert_int_equal(ss_arch_preamble_before((const unsigned char *)caller_saved, 4, 4),
+                   SIZE_MAX);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_meanings),
-      cmocka_unit_test(test_cut),
-      cmocka_unit_test(test_behind_a_call),
+      cmocka_unit_test(test_meanings),  cmocka_unit_test(test_preambles),
+      cmocka_unit_test(test_cut),       cmocka_unit_test(test_behind_a_call),
       cmocka_unit_test(test_registers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
