@@ -1,4 +1,4 @@
-/* A fresh folder for one test, as cmocka's state; removed with what is in it. */
+/* Fresh folders for tests, removed with all that is in them. */
 #ifndef STACKSAMPLE_TEST_TMPDIR_H
 #define STACKSAMPLE_TEST_TMPDIR_H
 
@@ -6,15 +6,44 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "stacksample/fsafe.h"
 
+enum { TMPDIR_PATH = 32 };
+
+/* In memory where there is such a place: nothing here is about disks. */
+static inline bool tmpdir_make(char path[TMPDIR_PATH])
+{
+  snprintf(path, TMPDIR_PATH, "%s/ss-unit-XXXXXX",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+  return mkdtemp(path) != NULL;
+}
+
+static inline int tmpdir_remove_one(const char *path, const struct stat *st, int type,
+                                    struct FTW *at)
+{
+  (void)st;
+  (void)type;
+  (void)at;
+  return remove(path);
+}
+
+/* What is in it, and itself; -1 where something stays. */
+static inline int tmpdir_remove(const char *path)
+{
+  return nftw(path, tmpdir_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* ---- as cmocka's state ------------------------------------------------------- */
+
 struct tmpdir {
-  char path[64];
+  char path[TMPDIR_PATH];
   struct ss_dir dir;
 };
 
@@ -23,11 +52,7 @@ static inline int tmpdir_set_up(void **state)
   struct tmpdir *t = calloc(1, sizeof *t);
 
   *state = t;
-  /* In memory where there is such a place: nothing here is about disks. */
-  snprintf(t->path, sizeof t->path, "%s/ss-unit-XXXXXX",
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-  return mkdtemp(t->path) != NULL &&
-                 ss_dir_open(&t->dir, t->path, false, NULL) == SS_ERR_OK
+  return tmpdir_make(t->path) && ss_dir_open(&t->dir, t->path, false, NULL) == SS_ERR_OK
              ? 0
              : -1;
 }
@@ -53,11 +78,10 @@ static inline int tmpdir_tear_down(void **state)
 {
   struct tmpdir *t = *state;
 
-  tmpdir_entries(t, true);
   ss_dir_close(&t->dir);
-  rmdir(t->path);
+  int status = tmpdir_remove(t->path);
   free(t);
-  return 0;
+  return status;
 }
 
 #define TMPDIR_TEST(f) cmocka_unit_test_setup_teardown(f, tmpdir_set_up, tmpdir_tear_down)

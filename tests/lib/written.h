@@ -12,9 +12,10 @@
 
 #include "profile_fixture.h"
 #include "stacksample/output.h"
+#include "tmpdir.h"
 
 struct written {
-  char path[64];
+  char path[TMPDIR_PATH];
   struct ss_dir dir;
   struct ss_profile *profile;
 };
@@ -25,8 +26,8 @@ static inline void written_open(struct written *w, void (*fill)(struct fx *fx))
   struct ss_diag diag = {0};
   struct ss_store *store = NULL;
   struct fx fx;
-  *w = (struct written){.path = "/tmp/ss-written-XXXXXX"};
-  if (mkdtemp(w->path) == NULL || ss_dir_open(&w->dir, w->path, false, &diag) != 0 ||
+  *w = (struct written){0};
+  if (!tmpdir_make(w->path) || ss_dir_open(&w->dir, w->path, false, &diag) != 0 ||
       ss_store_create(&store, &w->dir, "profile.db", &diag) != 0) {
     fprintf(stderr, "%s: %s\n", w->path, diag.text);
     abort();
@@ -43,10 +44,8 @@ static inline void written_open(struct written *w, void (*fill)(struct fx *fx))
 static inline void written_close(struct written *w)
 {
   ss_profile_close(w->profile);
-  (void)unlinkat(w->dir.fd, "profile.db", 0);
-  (void)unlinkat(w->dir.fd, "out", 0);
-  (void)rmdir(w->path);
   ss_dir_close(&w->dir);
+  (void)tmpdir_remove(w->path);
 }
 
 /* The file that `write` makes, NUL-terminated; the caller frees. */

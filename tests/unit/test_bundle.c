@@ -17,38 +17,20 @@
 
 #include "stacksample/buf.h"
 #include "stacksample/output.h"
+#include "tmpdir.h"
 
-static char folder[64];
+static char folder[TMPDIR_PATH];
 
 static int setup(void **state)
 {
   (void)state;
-  snprintf(folder, sizeof folder, "/tmp/ss-bundle-XXXXXX");
-  return mkdtemp(folder) ? 0 : -1;
-}
-
-static void remove_under(const char *path)
-{
-  DIR *dir = opendir(path);
-  struct dirent *e;
-  while (dir && (e = readdir(dir))) {
-    char sub[512];
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-      continue;
-    snprintf(sub, sizeof sub, "%s/%s", path, e->d_name);
-    if (unlink(sub) != 0)
-      remove_under(sub);
-  }
-  if (dir)
-    closedir(dir);
-  rmdir(path);
+  return tmpdir_make(folder) ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
   (void)state;
-  remove_under(folder);
-  return 0;
+  return tmpdir_remove(folder);
 }
 
 static mode_t mode_of(const struct ss_bundle *b, const char *name)

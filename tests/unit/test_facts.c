@@ -15,41 +15,30 @@
 
 #include "../../src/output/facts_priv.h"
 #include "stacksample/meta.h"
+#include "tmpdir.h"
 
 #define WORDS(...) ((char *[]){__VA_ARGS__, NULL})
 
 static struct ss_bundle *bundle;
 static struct ss_store *store;
-static char folder[64];
+static char folder[TMPDIR_PATH];
 
 static int setup(void **state)
 {
   (void)state;
-  snprintf(folder, sizeof folder, "/tmp/ss-facts-XXXXXX");
-  if (!mkdtemp(folder) || ss_bundle_create(&bundle, folder, "b", NULL) != SS_ERR_OK)
+  if (!tmpdir_make(folder) || ss_bundle_create(&bundle, folder, "b", NULL) != SS_ERR_OK)
     return -1;
   return ss_store_create(&store, ss_bundle_dir(bundle), "profile.db", NULL) ? -1 : 0;
 }
 
 static int teardown(void **state)
 {
-  static const char *const files[] = {
-      "profile.db",    "log",           "commands.txt",   "env.txt",       "time.txt",
-      "exit_code.txt", "torch_env.txt", "profile.db-wal", "profile.db-shm"};
-  char path[128];
   (void)state;
   if (store)
     ss_store_close(store, NULL);
   store = NULL;
-  for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-    snprintf(path, sizeof path, "%s/b/%s", folder, files[i]);
-    unlink(path);
-  }
-  snprintf(path, sizeof path, "%s/b", folder);
-  rmdir(path);
-  rmdir(folder);
   ss_bundle_free(bundle);
-  return 0;
+  return tmpdir_remove(folder);
 }
 
 static void read_back(const char *name, struct ss_buf *text)

@@ -19,20 +19,20 @@
 #include "../../src/proc/proc_priv.h"
 #include "stacksample/hash.h"
 #include "stacksample/proc.h"
+#include "tmpdir.h"
 
-static char folder[64];
+static char folder[TMPDIR_PATH];
 
 static int setup(void **state)
 {
   (void)state;
-  snprintf(folder, sizeof folder, "/tmp/ss-test-file-XXXXXX");
-  return mkdtemp(folder) ? 0 : -1;
+  return tmpdir_make(folder) ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
   (void)state;
-  return rmdir(folder);
+  return tmpdir_remove(folder);
 }
 
 static void in_folder(char out[128], const char *name)

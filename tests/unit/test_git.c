@@ -8,38 +8,29 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "../../src/output/facts_priv.h"
+#include "tmpdir.h"
 
 #define HASH_A "0123456789abcdef0123456789abcdef01234567"
 #define HASH_B "89abcdef0123456789abcdef0123456789abcdef"
 
-static char root[64];
+static char root[TMPDIR_PATH];
 
 static int setup(void **state)
 {
   (void)state;
-  snprintf(root, sizeof root, "/tmp/ss-git-XXXXXX");
-  return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-  (void)st;
-  (void)flag;
-  (void)ftw;
-  return remove(path);
+  return tmpdir_make(root) ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
   (void)state;
-  return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+  return tmpdir_remove(root);
 }
 
 static void put(const char *name, const char *text)

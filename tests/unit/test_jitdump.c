@@ -11,6 +11,7 @@
 #include "../../src/elf/elf_priv.h"
 #include "jitdump.h"
 #include "stacksample/limits.h"
+#include "tmpdir.h"
 
 static const unsigned char code[32] = {0xc3};
 
@@ -174,7 +175,7 @@ static void test_in_pieces(void **state)
 static void test_mapped_file(void **state)
 {
   (void)state;
-  char path[] = "/tmp/stacksample-jitdump-XXXXXX", file[64];
+  char path[TMPDIR_PATH], file[64];
   struct ss_paths *paths = ss_paths_new();
   struct ss_perf_map *map = NULL;
   struct ss_diag diag = {0};
@@ -183,7 +184,7 @@ static void test_mapped_file(void **state)
   jitdump_header(&b);
   jitdump_load(&b, (uintptr_t)test_mapped_file, code, 8, 1, "inside");
   jitdump_load(&b, 0x1000, code, 8, 2, "outside");
-  assert_non_null(mkdtemp(path));
+  assert_true(tmpdir_make(path));
   snprintf(file, sizeof file, "%s/jit-1.dump", path);
   int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   assert_int_equal(write(fd, b.data, b.len), (ssize_t)b.len);
@@ -203,8 +204,7 @@ static void test_mapped_file(void **state)
   assert_null(map);
   munmap(marker, 4096);
   close(fd);
-  unlink(file);
-  rmdir(path);
+  assert_int_equal(tmpdir_remove(path), 0);
   ss_buf_release(&b);
   ss_maps_release(&maps);
   ss_paths_free(paths);

@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 #include <elf.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "../../src/elf/elf_priv.h"
 #include "fixture.h"
 #include "stacksample/elf.h"
+#include "tmpdir.h"
 
 struct self {
   struct ss_paths *paths;
@@ -261,24 +261,15 @@ static bool has_local_name(const char *fixture, const char *root, const char *pa
 #define BUILD_ID_FILE                                                                    \
   "usr/lib/debug/.build-id/00/112233445566778899aabbccddeeff00112233.debug"
 
-static int remove_entry(const char *path, const struct stat *st, int type,
-                        struct FTW *ftw)
-{
-  (void)st;
-  (void)type;
-  (void)ftw;
-  return remove(path);
-}
-
 /* A root with one file in it. */
 static bool named_with(const char *debug, const char *at, const char *fixture,
                        const char *path)
 {
-  char root[] = "/tmp/stacksample-root-XXXXXX";
-  assert_non_null(mkdtemp(root));
+  char root[TMPDIR_PATH];
+  assert_true(tmpdir_make(root));
   put_file(root, debug, at);
   bool has = has_local_name(fixture, root, path);
-  nftw(root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+  assert_int_equal(tmpdir_remove(root), 0);
   return has;
 }
 

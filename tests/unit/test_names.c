@@ -60,15 +60,15 @@ static const char *name_of(struct ss_store *s, uint32_t frame)
 }
 
 struct fixture {
-  char path[64];
+  char path[TMPDIR_PATH];
   struct ss_dir dir;
   struct ss_store *store;
 };
 
 static void begin(struct fixture *f)
 {
-  *f = (struct fixture){.path = "/tmp/ss-names-XXXXXX"};
-  assert_non_null(mkdtemp(f->path));
+  *f = (struct fixture){0};
+  assert_true(tmpdir_make(f->path));
   assert_int_equal(ss_dir_open(&f->dir, f->path, false, NULL), SS_ERR_OK);
   assert_int_equal(ss_store_create(&f->store, &f->dir, "profile.db", NULL), SS_ERR_OK);
 }
@@ -76,9 +76,8 @@ static void begin(struct fixture *f)
 static void end(struct fixture *f)
 {
   assert_int_equal(ss_store_close(f->store, NULL), SS_ERR_OK);
-  (void)unlinkat(f->dir.fd, "profile.db", 0);
-  (void)rmdir(f->path);
   ss_dir_close(&f->dir);
+  assert_int_equal(tmpdir_remove(f->path), 0);
 }
 
 static void names_from_the_same_file(void **state)
@@ -141,7 +140,6 @@ static void survives_paths_that_are_no_file(void **state)
     assert_int_equal(ss_names_resolve(f.store, NULL, NULL), SS_ERR_OK);
     assert_string_equal(name_of(f.store, frame), "");
   }
-  (void)unlink(fifo);
   end(&f);
 }
 

@@ -19,6 +19,7 @@
 #include "jitdump.h"
 #include "stacksample/limits.h"
 #include "stopped.h"
+#include "tmpdir.h"
 
 #define SHADOW_MAX 512
 #define STEPS_MAX 60000
@@ -225,7 +226,7 @@ static unsigned char *registered;
 static void write_jitdump(void)
 {
   unsigned char cfi[128];
-  char folder[] = "/tmp/stacksample-jitdump-XXXXXX", path[64];
+  char folder[TMPDIR_PATH], path[64];
   struct ss_buf b = {0};
   jitdump_header(&b);
   size_t len =
@@ -237,15 +238,14 @@ static void write_jitdump(void)
   jitdump_unwinding(&b, cfi, len);
   jitdump_load(&b, (uintptr_t)registered + REGISTERED_FIRST, registered_code,
                sizeof registered_code - REGISTERED_FIRST, 2, "inner");
-  if (mkdtemp(folder) == NULL)
+  if (!tmpdir_make(folder))
     _exit(1);
   snprintf(path, sizeof path, "%s/jit-%d.dump", folder, (int)getpid());
   int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0 || write(fd, b.data, b.len) != (ssize_t)b.len ||
       mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) == MAP_FAILED)
     _exit(1);
-  unlink(path); /* the mapping is enough */
-  rmdir(folder);
+  (void)tmpdir_remove(folder); /* the mapping is enough */
 }
 
 __attribute__((noinline)) static void call_registered(void)

@@ -20,12 +20,13 @@
 
 #include "../../src/output/summary_priv.h"
 #include "stacksample/meta.h"
+#include "tmpdir.h"
 
 #define S 1000000000ull
 #define T0 (100 * S)
 
 static struct ss_bundle *bundle;
-static char folder[64];
+static char folder[TMPDIR_PATH];
 
 static uint32_t str(struct ss_store *s, const char *text)
 {
@@ -210,8 +211,7 @@ static struct ss_profile *open_run(void (*more)(struct ss_store *s), int code)
   struct ss_profile *p = NULL;
   struct ss_diag diag = {0};
 
-  snprintf(folder, sizeof folder, "/tmp/ss-summary-XXXXXX");
-  assert_non_null(mkdtemp(folder));
+  assert_true(tmpdir_make(folder));
   assert_int_equal(ss_bundle_create(&bundle, folder, "b", NULL), SS_ERR_OK);
   assert_int_equal(ss_store_create(&s, ss_bundle_dir(bundle), "profile.db", &diag),
                    SS_ERR_OK);
@@ -226,19 +226,9 @@ static struct ss_profile *open_run(void (*more)(struct ss_store *s), int code)
 
 static void close_run(struct ss_profile *p)
 {
-  static const char *const files[] = {"profile.db", "summary.md", "summary.json",
-                                      "tests.tsv"};
-  char path[128];
-
   ss_profile_close(p);
-  for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-    snprintf(path, sizeof path, "%s/b/%s", folder, files[i]);
-    unlink(path);
-  }
-  snprintf(path, sizeof path, "%s/b", folder);
-  rmdir(path);
-  rmdir(folder);
   ss_bundle_free(bundle);
+  assert_int_equal(tmpdir_remove(folder), 0);
 }
 
 static void written(struct ss_profile *p, ss_write_fn *write, const char *name,

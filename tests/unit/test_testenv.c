@@ -18,6 +18,7 @@
 #include "stacksample/context.h"
 #include "stacksample/elf.h"
 #include "stacksample/limits.h"
+#include "tmpdir.h"
 
 extern char **environ;
 
@@ -541,7 +542,7 @@ static const char test_file[] =
     "    step()\n";
 
 struct session {
-  char folder[64];
+  char folder[TMPDIR_PATH];
   int said;  /* what the tests say */
   int go[3]; /* of main, gw0, gw1 */
   pid_t pid;
@@ -571,8 +572,7 @@ static void write_text(const struct session *s, const char *name, const char *te
 /* argv[0] is the interpreter; it runs in the session's folder. */
 static void start(struct session *s, char *const argv[])
 {
-  memcpy(s->folder, "/tmp/ss-test-env-XXXXXX", 24);
-  assert_non_null(mkdtemp(s->folder));
+  assert_true(tmpdir_make(s->folder));
   write_text(s, "test_x.py", test_file);
   s->said = make_fifo(s, "said");
   for (size_t i = 0; i < 3; i++) {
@@ -614,15 +614,9 @@ static bool next_line(const struct session *s, char *line, size_t cap)
 
 static int finish(struct session *s)
 {
-  static const char *const left[] = {"said", "go-main", "go-gw0", "go-gw1", "test_x.py"};
   int status = -1;
-  char path[128];
   waitpid(s->pid, &status, 0);
-  for (size_t i = 0; i < sizeof left / sizeof left[0]; i++) {
-    snprintf(path, sizeof path, "%s/%s", s->folder, left[i]);
-    unlink(path);
-  }
-  assert_int_equal(rmdir(s->folder), 0);
+  assert_int_equal(tmpdir_remove(s->folder), 0);
   close(s->said);
   for (size_t i = 0; i < 3; i++)
     close(s->go[i]);

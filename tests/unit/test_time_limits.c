@@ -19,6 +19,7 @@
 
 #include "stacksample/proc.h"
 #include "stacksample/time_limits.h"
+#include "tmpdir.h"
 
 #define WORDS(...) ((char *[]){__VA_ARGS__, NULL})
 
@@ -151,9 +152,9 @@ static void test_ini_files(void **state)
       {"pyproject.toml", "[tool.other]\ntimeout = 14\n", 0},
       {"pytest.ini", "[pytest]\ntimeout", 0},
   };
-  char path[] = "/tmp/ss-ini-XXXXXX";
+  char path[TMPDIR_PATH];
   (void)state;
-  assert_non_null(mkdtemp(path));
+  assert_true(tmpdir_make(path));
   int dir = open(path, O_RDONLY | O_DIRECTORY);
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     put_file(dir, cases[i].file, cases[i].text);
@@ -164,19 +165,17 @@ static void test_ini_files(void **state)
            "[pytest]\n"); /* the first file wins, though it says nothing */
   put_file(dir, "tox.ini", "[pytest]\ntimeout=12\n");
   check_test_limit(WORDS("pytest"), WORDS("A=b"), dir, 0, NULL);
-  unlinkat(dir, "pytest.ini", 0);
-  unlinkat(dir, "tox.ini", 0);
   close(dir);
-  rmdir(path);
+  assert_int_equal(tmpdir_remove(path), 0);
 }
 
 /* Which file it is, in a tree of folders; the limits tell them apart. */
 static void test_ini_is_found(void **state)
 {
-  char path[] = "/tmp/ss-ini-XXXXXX", absolute[64];
+  char path[TMPDIR_PATH], absolute[64];
   char **none = WORDS("A=b");
   (void)state;
-  assert_non_null(mkdtemp(path));
+  assert_true(tmpdir_make(path));
   int top = open(path, O_RDONLY | O_DIRECTORY);
   assert_int_equal(mkdirat(top, "a", 0700), 0);
   assert_int_equal(mkdirat(top, "a/tests", 0700), 0);
@@ -211,17 +210,10 @@ static void test_ini_is_found(void **state)
   check_test_limit(WORDS("pytest", "a/testing", "a/tests"), none, top, 7, "pytest.ini");
   put_file(a, "setup.py", "");
   check_test_limit(WORDS("pytest", "a/testing", "a/tests"), none, top, 0, NULL);
-  static const char *const files[] = {"a/tests/test_x.py", "a/tests/pytest.ini",
-                                      "a/other.ini", "a/setup.py"};
-  static const char *const folders[] = {"a/tests", "a/testing", "a"};
-  for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-    assert_int_equal(unlinkat(top, files[i], 0), 0);
-  for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
-    assert_int_equal(unlinkat(top, folders[i], AT_REMOVEDIR), 0);
   close(tests);
   close(a);
   close(top);
-  assert_int_equal(rmdir(path), 0);
+  assert_int_equal(tmpdir_remove(path), 0);
 }
 
 static void test_ini_every_prefix(void **state)
