@@ -62,6 +62,8 @@ uint64_t ss_ledger_switch_cost_ns(const struct ss_ledger *l, uint64_t outs);
 /* Settles what a thread that only waits has since long: all records before `time_ns`
  * have been told. Seldom called: a thread costs a row each time. */
 void ss_ledger_settle_idle(struct ss_ledger *l, uint64_t time_ns);
+/* It has been without records since what was told of it last. */
+void ss_ledger_unrecorded(struct ss_ledger_thread *t, uint64_t time_ns);
 /* Records were lost around here: intervals that span this are unknown. */
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns);
 /* Ends it, emits the rest, frees it. CPU time as accounted, for the thread row. */

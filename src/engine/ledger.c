@@ -231,6 +231,13 @@ void ss_ledger_blind(struct ss_ledger_thread *t, uint64_t time_ns, bool blind)
   t->ticks = (blind ? t->cpu_ns : t->clock_ns) / t->ledger->period_ns;
 }
 
+void ss_ledger_unrecorded(struct ss_ledger_thread *t, uint64_t time_ns)
+{
+  catch_up(t, time_ns);
+  t->unsure = true;
+  close_interval(t, time_ns);
+}
+
 static enum ss_cpu_kind kind_of(enum ss_state state)
 {
   return state == SS_STATE_KERNEL ? SS_CPU_KERNEL

@@ -38,6 +38,17 @@ static struct ss_perf_ring *unused_ring(struct ss_perf *perf)
   return perf->facts.cpus < SS_RINGS_MAX ? &perf->rings[perf->facts.cpus++] : NULL;
 }
 
+bool ss_perf_follows(struct ss_perf *perf, pid_t tid)
+{
+  bool found = false;
+
+  pthread_mutex_lock(&perf->lock);
+  for (unsigned i = 0; i < perf->facts.cpus && !found; i++)
+    found = perf->rings[i].page && perf->rings[i].tid == tid;
+  pthread_mutex_unlock(&perf->lock);
+  return found;
+}
+
 enum ss_err ss_perf_add_ring(struct ss_perf *perf, pid_t tid, struct ss_perf_ring **out,
                              struct ss_diag *diag)
 {
@@ -50,6 +61,7 @@ enum ss_err ss_perf_add_ring(struct ss_perf *perf, pid_t tid, struct ss_perf_rin
     ss_close(&fd);
     return ss_fail(diag, SS_ERR_LIMIT, "no ring for thread %d", (int)tid);
   }
+  ring->tid = tid;
   if (!ss_perf_keep_event(perf, fd)) {
     ss_perf_ring_unmap(ring);
     return ss_fail(diag, SS_ERR_NOMEM, "perf events");

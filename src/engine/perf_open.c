@@ -360,6 +360,8 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
     ss_perf_close(p);
     return err;
   }
+  if (p->facts.per_thread)
+    p->rings[0].tid = pid;
   say_given_up(p);
   p->facts.kernel_samples = !p->attr.exclude_kernel;
   p->facts.switches = p->attr.context_switch;

@@ -255,6 +255,8 @@ static void *pipeline_main(void *arg)
   pthread_setname_np(pthread_self(), "ss-pipeline");
   if (p->config.attached)
     ss_tracked_seed(p, p->config.root, ss_now_ns());
+  if (p->config.attached && p->facts.per_thread)
+    ss_following_tree(p, p->config.root);
   while (!atomic_load(&p->stop)) {
     uint64_t now_ns;
     ss_capture_wait(p->config.capture, next_ms < wait_ms(p) ? next_ms : wait_ms(p));

@@ -223,6 +223,7 @@ void ss_tracked_end_all(struct ss_pipeline *p, uint64_t end_ns);
 void ss_tracked_free(struct ss_pipeline *p);
 
 /* following.c: events for new threads, where these do not inherit them */
+void ss_following_tree(struct ss_pipeline *p, pid_t root); /* all that are there */
 void ss_following_fork(struct ss_pipeline *p, const struct ss_record *rec);
 
 /* phases.c: which test runs */

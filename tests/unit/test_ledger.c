@@ -351,6 +351,22 @@ static void what_a_gap_hides_is_unknown(void **state)
   close_books(b);
 }
 
+static void what_was_not_recorded_is_unknown(void **state)
+{
+  (void)state;
+  struct books *b = open_books(true, true);
+  struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, 0, 0, 0, true);
+  run_out(t, 100 * MS, false);
+  run_in(t, 200 * MS);
+  ss_ledger_unrecorded(t, 500 * MS);
+  ss_ledger_end(t, 500 * MS);
+  ss_ledger_flush(b->ledger);
+  assert_int_equal(in_state(b, 0, SS_STATE_USER), 100 * MS);
+  assert_int_equal(in_state(b, 0, SS_STATE_WAIT), 100 * MS);
+  assert_int_equal(in_state(b, 0, SS_STATE_UNKNOWN), 300 * MS);
+  close_books(b);
+}
+
 static void a_reading_settles_the_unknown(void **state)
 {
   (void)state;
@@ -572,6 +588,7 @@ int main(void)
       cmocka_unit_test(figures_from_before_the_birth_do_not_count),
       cmocka_unit_test(without_switches_samples_give_the_shape),
       cmocka_unit_test(what_a_gap_hides_is_unknown),
+      cmocka_unit_test(what_was_not_recorded_is_unknown),
       cmocka_unit_test(a_reading_settles_the_unknown),
       cmocka_unit_test(a_sample_proves_that_the_thread_runs),
       cmocka_unit_test(ticks_without_a_sample_were_in_the_kernel),
