@@ -74,6 +74,7 @@ struct ss_py_result {
   unsigned activations;   /* evaluation activations found */
   bool has_python;        /* this thread runs Python at all (a tstate was found) */
   bool verified;          /* every activation ended exactly at its anchor */
+  bool cut;               /* it ends at a greenlet's switch: what is outside is not its */
   enum ss_py_doubt doubt; /* NONE where verified */
 };
 

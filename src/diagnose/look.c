@@ -226,6 +226,8 @@ static void unwind(struct copied *c, const struct ss_look_options *options,
     merged = result.count;
     t->has_python = result.has_python && result.python > 0;
     t->verified = result.verified;
+    t->complete |= result.cut;
+    t->why = t->complete ? NULL : t->why;
     if (t->complete && t->has_python && !result.verified)
       t->why = ss_py_doubt_text(result.doubt);
   }

@@ -160,6 +160,8 @@ static void merge(struct ss_pipeline *p, struct ss_thread *t, const struct ss_me
       p->doubts[result.doubt]++;
     }
     out->merged = result.count;
+    if (result.cut)
+      out->end = SS_END_COMPLETE;
   }
   if (out->merged == 0) {
     for (size_t i = 0; i < out->native; i++)

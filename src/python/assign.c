@@ -244,6 +244,7 @@ static void cut_at_greenlet(struct ss_py_merge *m)
     if (!module || !ss_starts_with(module->name, extension))
       continue;
     m->native_count = i + 1;
+    m->cut = true;
     return;
   }
 }

@@ -136,6 +136,7 @@ static void merge_init(struct ss_py_merge *m, struct ss_py *py,
   m->thread = NULL;
   m->tstate = 0;
   m->doubt = SS_PY_DOUBT_NONE;
+  m->cut = false;
   m->native = native;
   m->native_count = native_count < SS_FRAMES_MAX ? native_count : SS_FRAMES_MAX;
   memset(m->assigned, 0, m->native_count * sizeof *m->assigned);
@@ -158,6 +159,7 @@ static void settle(struct ss_py_merge *m, struct ss_py_result *result)
   if (m->doubt != SS_PY_DOUBT_NONE && m->doubt != SS_PY_DOUBT_NO_NATIVE && !planned)
     m->doubt = SS_PY_DOUBT_UNPLANNED;
   result->doubt = m->doubt;
+  result->cut = m->cut;
   result->verified = m->doubt == SS_PY_DOUBT_NONE;
 }
 

@@ -15,6 +15,7 @@ struct ss_py_merge {
   struct ss_py_view view;
   const struct ss_frame *native;
   size_t native_count;
+  bool cut;        /* of a greenlet: native_count ends at its switch */
   uint64_t tstate; /* the thread state walked last, and its bytes */
   unsigned char tstate_bytes[SS_PY_MAX_tstate];
   uint32_t assigned[SS_FRAMES_MAX]; /* native frame -> segment + 1 */

@@ -350,8 +350,9 @@ def test_greenlet_is_cut_at_its_switch(out):
     for stack in stacks(bundle):
         if "spin_greenlet" in stack.names and stack.verified:
             total += 1
-            assert stack.python() == ["spin_greenlet", "child"]
+            assert stack.python() in (["spin_greenlet", "child"], ["spin_greenlet", "again"])
     assert total > 10
+    assert quality(bundle)["complete_pct"] >= 99
 
 
 SHARED = [p for p in PYTHONS if list(pathlib.Path(p).parent.parent.glob("lib/libpython3.*.so"))]
