@@ -47,6 +47,9 @@ uint16_t ss_image_type(const struct ss_image *image); /* ET_EXEC, ET_DYN */
  * Works from the program headers where section headers are stripped, for
  * .eh_frame_hdr and .eh_frame. false: absent or rejected. */
 bool ss_image_section(struct ss_image *image, const char *name, struct ss_section *out);
+/* Where a section that is mapped into memory lies, without loading it. */
+bool ss_image_section_at(struct ss_image *image, const char *name, uint64_t *vaddr,
+                         uint64_t *len);
 /* Frees a loaded section's bytes; a later ss_image_section reads it again. */
 void ss_image_drop_section(struct ss_image *image, const char *name);
 /* File bytes at a virtual address; short at a segment's end. Cached pages. */

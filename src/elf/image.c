@@ -410,6 +410,17 @@ bool ss_image_section(struct ss_image *image, const char *name, struct ss_sectio
   return true;
 }
 
+bool ss_image_section_at(struct ss_image *image, const char *name, uint64_t *vaddr,
+                         uint64_t *len)
+{
+  const struct ss_elf_section *s = ss_image_section_named(image, name);
+  if (s == NULL || s->type == SHT_NOBITS || (s->flags & SHF_ALLOC) == 0)
+    return false;
+  *vaddr = s->vaddr;
+  *len = s->size;
+  return true;
+}
+
 void ss_image_drop_section(struct ss_image *image, const char *name)
 {
   struct ss_elf_section *s = ss_image_section_named(image, name);

@@ -3,8 +3,9 @@
  * where there is one, else a table of our own over .eh_frame, and one over
  * .debug_frame, which has what was compiled without the former.
  *
- * The sections' bytes belong to the image and stay loaded while the module is
- * in use here.
+ * Loaded sections' bytes belong to the image and stay while the module is in use here.
+ * A single FDE is found in the file, by a few small reads, because libtorch's sections
+ * have 12 MB.
  */
 #include "stacksample/buf.h"
 #include "stacksample/cursor.h"
@@ -14,18 +15,33 @@
   0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
              */
 
-/* Uses .eh_frame_hdr if it has the form that all linkers write. */
+enum { HDR_BYTES = 12, HDR_ENTRY = 8 };
+
+/* Reads an address of .eh_frame_hdr, which is relative to `base`. */
+static uint64_t read_relative(struct ss_cursor *c, uint64_t base)
+{
+  return base + (uint64_t)(int64_t)(int32_t)ss_read_u32(c);
+}
+
+/* The number of entries, if the table has the form that all linkers write and is that
+ * of the .eh_frame at `eh_frame`; else 0. */
+static uint64_t read_hdr(struct ss_cursor *c, uint64_t vaddr, uint64_t eh_frame)
+{
+  uint8_t version = ss_read_u8(c);
+  uint32_t encodings = ss_read_u8(c);
+  encodings |= (uint32_t)ss_read_u8(c) << 8;
+  encodings |= (uint32_t)ss_read_u8(c) << 16;
+  uint64_t section = read_relative(c, vaddr + 4);
+  uint64_t count = ss_read_u32(c);
+  bool usual = !c->failed && version == 1 && encodings == HDR_ENCODINGS;
+  return usual && section == eh_frame ? count : 0;
+}
+
 static void use_hdr(struct ss_cfi_index *index, const struct ss_section *hdr)
 {
   struct ss_cursor c = ss_cursor_init(hdr->bytes, hdr->len);
-  uint8_t version = ss_read_u8(&c);
-  uint32_t encodings = ss_read_u8(&c);
-  encodings |= (uint32_t)ss_read_u8(&c) << 8;
-  encodings |= (uint32_t)ss_read_u8(&c) << 16;
-  uint64_t section = hdr->vaddr + 4 + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
-  uint64_t count = ss_read_u32(&c);
-  if (c.failed || version != 1 || encodings != HDR_ENCODINGS ||
-      section != index->section.vaddr || count == 0 || count > c.left / 8)
+  uint64_t count = read_hdr(&c, hdr->vaddr, index->section.vaddr);
+  if (count == 0 || count > c.left / HDR_ENTRY)
     return;
   index->hdr = c.cur;
   index->count = (size_t)count;
@@ -118,8 +134,8 @@ void ss_cfi_unload(struct ss_module *module)
 
 static uint64_t hdr_value(const struct ss_cfi_index *index, size_t i, size_t field)
 {
-  struct ss_cursor c = ss_cursor_init(index->hdr + i * 8 + field, 4);
-  return index->hdr_vaddr + (uint64_t)(int64_t)(int32_t)ss_read_u32(&c);
+  struct ss_cursor c = ss_cursor_init(index->hdr + i * HDR_ENTRY + field, 4);
+  return read_relative(&c, index->hdr_vaddr);
 }
 
 bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset)
@@ -131,28 +147,69 @@ bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset
   return *offset < index->section.len;
 }
 
-/* How many FDEs start at or before vaddr. */
-static size_t entries_before(const struct ss_cfi_index *index, uint64_t vaddr)
+/* ---- one FDE --------------------------------------------------------------- */
+
+/* Of the sorted table in the file: the last entry that starts at or before vaddr. A
+ * table that is not sorted gives a wrong one, which whoever reads it finds out. */
+static bool search_file(struct ss_image *image, uint64_t hdr, uint64_t count,
+                        uint64_t vaddr, uint64_t *start, uint64_t *entry)
 {
-  size_t lo = 0, hi = index->count;
+  uint64_t lo = 0, hi = count;
+  bool found = false;
+  while (lo < hi) {
+    uint64_t mid = lo + (hi - lo) / 2;
+    unsigned char bytes[HDR_ENTRY];
+    if (ss_image_read(image, hdr + HDR_BYTES + mid * HDR_ENTRY, bytes, sizeof bytes) !=
+        sizeof bytes)
+      return false;
+    struct ss_cursor c = ss_cursor_init(bytes, sizeof bytes);
+    uint64_t first = read_relative(&c, hdr);
+    if (first > vaddr) {
+      hi = mid;
+      continue;
+    }
+    *start = first;
+    *entry = read_relative(&c, hdr);
+    found = true;
+    lo = mid + 1;
+  }
+  return found;
+}
+
+/* The same of a section without such a table, which is loaded for it. */
+static bool search_section(struct ss_module *module, uint64_t vaddr, uint64_t *start,
+                           uint64_t *entry)
+{
+  const struct ss_cfi *cfi = ss_cfi_load(module);
+  size_t lo = 0, hi = cfi == NULL || cfi->eh.entries == NULL ? 0 : cfi->eh.count;
   while (lo < hi) {
     size_t mid = lo + (hi - lo) / 2;
-    uint64_t start =
-        index->hdr != NULL ? hdr_value(index, mid, 0) : index->entries[mid].start;
-    if (start <= vaddr)
+    if (cfi->eh.entries[mid].start <= vaddr)
       lo = mid + 1;
     else
       hi = mid;
   }
-  return lo;
+  if (lo == 0)
+    return false;
+  *start = cfi->eh.entries[lo - 1].start;
+  *entry = cfi->eh.section.vaddr + cfi->eh.entries[lo - 1].offset;
+  return true;
 }
 
-bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde)
+bool ss_cfi_locate(struct ss_module *module, uint64_t vaddr, struct ss_cfi_place *out)
 {
-  struct ss_cfi *cfi = ss_cfi_load(module);
-  struct ss_cie cie = {0};
-  size_t offset, before = cfi == NULL ? 0 : entries_before(&cfi->eh, vaddr);
-  return before > 0 && ss_cfi_offset_at(&cfi->eh, before - 1, &offset) &&
-         ss_fde_parse(&cfi->eh.section, offset, &cie, fde) && vaddr >= fde->start &&
-         vaddr < fde->end;
+  struct ss_image *image = module->image;
+  unsigned char head[HDR_BYTES];
+  uint64_t hdr, hdr_len, entry, count = 0;
+  if (image == NULL || !ss_image_section_at(image, ".eh_frame", &out->section, &out->len))
+    return false;
+  if (ss_image_section_at(image, ".eh_frame_hdr", &hdr, &hdr_len) &&
+      ss_image_read(image, hdr, head, sizeof head) == sizeof head) {
+    struct ss_cursor c = ss_cursor_init(head, sizeof head);
+    count = read_hdr(&c, hdr, out->section);
+  }
+  bool found = count > 0 ? search_file(image, hdr, count, vaddr, &out->start, &entry)
+                         : search_section(module, vaddr, &out->start, &entry);
+  out->offset = found ? entry - out->section : 0;
+  return found && out->offset < out->len;
 }

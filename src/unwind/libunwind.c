@@ -4,7 +4,7 @@
  *
  * One address space per process, because libunwind caches rules by address in
  * it; it is flushed when the process's mappings change. libunwind sees memory
- * only through us: the frame's .eh_frame from the loaded section, a search table
+ * only through us: the frame's .eh_frame from its file, a search table
  * with the one entry that we have already found, and the stack reader. It is
  * asked only where an FDE of .eh_frame covers the address (.debug_frame it would read
  * without our accessors): version 1.6.2 otherwise falls back
@@ -42,8 +42,8 @@ struct ss_libunwind {
   /* During a step: */
   struct ss_unwinder *u;
   const struct ss_walk *walk;
-  struct ss_cfi_section section; /* of the module last searched */
-  uint64_t section_at;           /* its run-time address */
+  struct ss_place searched;  /* where a FDE was last looked for, */
+  struct ss_cfi_place found; /* and what was found; len 0: nothing */
   unsigned char table[8];
   unsigned accesses;
   bool read_failed, reg_missing, search_failed;
@@ -54,21 +54,22 @@ static int find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t *p
 {
   struct ss_libunwind *lu = arg;
   struct ss_place place = ss_place_of(lu->u->space, ip);
-  struct ss_fde fde;
+  struct ss_cfi_place fde;
   lu->search_failed = true;
-  if (place.module == NULL || !ss_cfi_find(place.module, place.vaddr, &fde))
+  if (place.module == NULL || !ss_cfi_locate(place.module, place.vaddr, &fde))
     return -UNW_ENOINFO;
-  lu->section = ss_cfi_of(place.module)->eh.section;
-  lu->section_at = lu->section.vaddr + place.bias;
-  int64_t start = (int64_t)(fde.start - lu->section.vaddr);
+  int64_t start = (int64_t)(fde.start - fde.section);
   if (start != (int32_t)start || fde.offset > INT32_MAX)
     return -UNW_ENOINFO;
   int32_t entry[2] = {(int32_t)start, (int32_t)fde.offset};
   memcpy(lu->table, entry, sizeof entry);
+  lu->searched = place;
+  lu->found = fde;
+  /* Where it ends libunwind reads in the FDE. */
   unw_dyn_info_t di = {.start_ip = fde.start + place.bias,
-                       .end_ip = fde.end + place.bias,
+                       .end_ip = ip + 1,
                        .format = UNW_INFO_FORMAT_REMOTE_TABLE};
-  di.u.rti.segbase = lu->section_at;
+  di.u.rti.segbase = fde.section + place.bias;
   di.u.rti.table_data = TABLE_ADDRESS;
   di.u.rti.table_len = 1; /* in words: one entry */
   int ret = _Ux86_64_dwarf_search_unwind_table(as, ip, &di, pi, need, arg);
@@ -91,19 +92,16 @@ static int get_dyn_info_list_addr(unw_addr_space_t as, unw_word_t *addr, void *a
   return -UNW_ENOINFO;
 }
 
-/* An aligned word of .eh_frame; bytes outside the section are 0. */
+/* An aligned word of .eh_frame; bytes behind the file's are 0. */
 static bool read_section_word(const struct ss_libunwind *lu, uint64_t addr,
                               unw_word_t *value)
 {
-  uint64_t start = lu->section_at, len = lu->section.len;
+  uint64_t start = lu->found.section + lu->searched.bias, len = lu->found.len;
   if (len == 0 || addr + 8 <= start || addr >= start + len)
     return false;
-  unsigned char word[8] = {0};
-  for (unsigned i = 0; i < 8; i++)
-    if (addr + i >= start && addr + i - start < len)
-      word[i] = lu->section.bytes[addr + i - start];
-  memcpy(value, word, 8);
-  return true;
+  *value = 0;
+  return ss_image_read(lu->searched.module->image, addr - lu->searched.bias, value,
+                       sizeof *value) > 0;
 }
 
 /* A word of a mapped file, outside the stack: a personality pointer, code. The
@@ -335,7 +333,7 @@ static bool init_cursor(struct ss_unwinder *u, const struct ss_walk *from)
   lu->walk = from;
   lu->accesses = 0;
   lu->read_failed = lu->reg_missing = lu->search_failed = false;
-  lu->section.len = 0;
+  lu->found.len = 0;
   return space != NULL && unw_init_remote(&lu->cursor, space->as, lu) >= 0;
 }
 

@@ -156,8 +156,14 @@ struct ss_cfi *ss_cfi_load(struct ss_module *module);
 bool ss_cfi_offset_at(const struct ss_cfi_index *index, size_t i, size_t *offset);
 /* Gives the sections' memory back; a later use loads them again. */
 void ss_cfi_unload(struct ss_module *module);
-/* The FDE of .eh_frame that covers vaddr. */
-bool ss_cfi_find(struct ss_module *module, uint64_t vaddr, struct ss_fde *fde);
+/* Which FDE of .eh_frame covers vaddr, if any does: the one that starts next before it
+ * may end before it, too. Loads nothing of files that have an .eh_frame_hdr. */
+struct ss_cfi_place {
+  uint64_t section, len; /* .eh_frame: vaddr, bytes */
+  uint64_t offset;       /* of the FDE in it */
+  uint64_t start;        /* vaddr of the code that it is for */
+};
+bool ss_cfi_locate(struct ss_module *module, uint64_t vaddr, struct ss_cfi_place *out);
 
 /* ---- the walk ------------------------------------------------------------ */
 
