@@ -105,16 +105,18 @@ static int unknown_command(const char *name)
   return SS_EXIT_USAGE;
 }
 
+static bool is_help(const char *word)
+{
+  return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 ||
+         strcmp(word, "help") == 0;
+}
+
 int ss_main(int argc, char **argv)
 {
+  bool help = argc > 1 && is_help(argv[1]);
   const struct ss_command *command;
 
-  if (argc < 2) {
-    print_table(stdout);
-    return SS_EXIT_OK;
-  }
-  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-      strcmp(argv[1], "help") == 0) {
+  if (argc < 2 || (help && argc == 2)) {
     print_table(stdout);
     return SS_EXIT_OK;
   }
@@ -122,8 +124,12 @@ int ss_main(int argc, char **argv)
     ss_print_version(stdout);
     return SS_EXIT_OK;
   }
-  command = find_command(argv[1]);
+  argc -= 1 + help;
+  argv += 1 + help;
+  command = find_command(argv[0]);
   if (command == NULL)
-    return unknown_command(argv[1]);
-  return command->main(argc - 1, argv + 1);
+    return unknown_command(argv[0]);
+  if (help)
+    return command->main(2, (char *[]){argv[0], (char[]){"--help"}, NULL});
+  return command->main(argc, argv);
 }

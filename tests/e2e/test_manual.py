@@ -75,6 +75,11 @@ def test_sections(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_help_as_a_command(command):
+    assert run([STACKSAMPLE, "help", command]).stdout.decode() == help_of(command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_page_has_the_options_of_help(command):
     text = page(command).read_text()
     options = text.split(".Sh OPTIONS\n")[1].split("\n.Sh ")[0]
