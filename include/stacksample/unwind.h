@@ -154,13 +154,11 @@ bool ss_unwind_differs(const struct ss_frame *frames, size_t count, const uint64
 void ss_unwind_trim(struct ss_modules *modules);
 
 /*
- * A stack snapshot with the live, deeper part behind it: a read beyond the
- * snapshot's end fetches from live memory, and is accepted only while the last
- * 256 snapshot bytes are still there unchanged. After a refusal `stale` is set
- * and such reads give 0 bytes. Where that check tells nothing, of a frame that begins
- * before these bytes or stands on another stack, the frame's method is LATE. Bytes of the
- * deeper part that were read with the sample (`captured`) come first, under the same
- * check.
+ * A stack snapshot with the live, deeper part behind it: a read beyond the snapshot's end
+ * fetches from live memory, accepted only while the last 256 snapshot bytes are still
+ * there unchanged; else `stale` is set and such reads give 0 bytes. Bytes that were read
+ * with the sample (`captured`) come first, under the same check. Of a frame of which it
+ * tells nothing (see snapshot.c) the method is LATE.
  */
 struct ss_snapshot {
   struct ss_mem mem; /* first: pass &s.mem as the stack */

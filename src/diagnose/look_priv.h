@@ -47,7 +47,7 @@ void ss_look_describe(struct known_process *k, struct ss_look_process *p,
 /* Appends the text of that line as the process finds its file, without the indent. */
 void ss_look_source(struct ss_buf *out, pid_t pid, const char *file, int line);
 
-/* ---- own_stack.c --------------------------------------------------------------------- */
+/* ---- own_stack.c ------------------------------------------------------------------- */
 
 /* Of a stopped thread whose stack pointer is not on its own stack: copies what that has.
  * `stack_len` bytes from the stack pointer on are in l->stack. *out: empty where there is
