@@ -3,10 +3,10 @@
  * who has ended, exec'ed, was renamed, and who has run, all from /proc.
  *
  * The number of the last process made (/proc/loadavg) tells whether anybody can be
- * new at all, so that an idle system costs one read a round. A thread that has not
- * run is asked less and less often. What is told has the order in which perf tells
- * it; a birth's time is the start time, which the kernel rounds to a tick, but never
- * before what was told already.
+ * new at all, so that an idle system costs one read a round. Of many threads, one that
+ * has not run is asked less and less often. What is told has the order in which perf
+ * tells it; a birth's time is the start time, which the kernel rounds to a tick, but
+ * never before what was told already.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +26,7 @@
 
 enum {
   IDLE_SKIP_MAX = 8,    /* rounds that an idle thread is left alone */
+  IDLE_READ_MAX = 32,   /* of so few threads none is: 2 us each */
   KEPT_OPEN_MAX = 2048, /* schedstat files, and of the descriptors that we may have */
   KEPT_SHARE = 4,       /* one in so many */
   LIST_SHARE = 30       /* a listing may cost one part in so many of the time */
@@ -381,7 +382,9 @@ static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t no
   }
   if (cpu_ns == r->cpu_ns) {
     r->idle++;
-    r->skip = r->idle < IDLE_SKIP_MAX ? r->idle : IDLE_SKIP_MAX;
+    r->skip = t->count <= IDLE_READ_MAX ? 0
+              : r->idle < IDLE_SKIP_MAX ? r->idle
+                                        : IDLE_SKIP_MAX;
   } else {
     r->idle = r->skip = 0;
   }
