@@ -151,7 +151,9 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
   p->held = false;
   snprintf(r->comm, sizeof r->comm, "%s", st->comm);
   ss_tell_comm(t, r, now_ns, true);
+  t->bound_ns = now_ns; /* threads that are found from here on are the new image's */
   if (born) {
+    t->last_pid = 0; /* of which there may be some already */
     if (!read_pipe(p->pid, 1, t->output, sizeof t->output)) {
       t->output[0] = '\0';
     }
@@ -197,6 +199,16 @@ static uint64_t birth_ns(const struct ss_tracer *t, const struct ss_stat *st,
   return born_ns > t->bound_ns ? born_ns : t->bound_ns;
 }
 
+/* An exec is to be told before the threads that came after it. */
+static void look_at_leader(struct ss_tracer *t, struct ss_watched *p)
+{
+  struct ss_runner *leader = find_runner(t, p->pid);
+  struct ss_stat st;
+  if (leader && ss_stat_read(&st, p->pid, p->pid)) {
+    ss_watch_stat(t, leader, &st);
+  }
+}
+
 /* `quiet`: it lives already when we come; stage 2 finds it by itself. */
 static void add_threads(struct ss_tracer *t, struct ss_watched *p, bool quiet,
                         uint64_t now_ns)
@@ -210,6 +222,9 @@ static void add_threads(struct ss_tracer *t, struct ss_watched *p, bool quiet,
   for (size_t i = 0; i < count; i++) {
     if (find_runner(t, tids[i]) || !ss_stat_read(&st, p->pid, tids[i])) {
       continue;
+    }
+    if (!quiet) {
+      look_at_leader(t, p);
     }
     struct ss_runner *r = runner_new(t, p, tids[i], &st);
     if (r && quiet) {
