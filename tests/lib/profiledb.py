@@ -41,6 +41,15 @@ class Profile:
                 count[1] += n
         return tuple(count)
 
+    def worth(self):
+        """As many samples of one period would tell as much of running threads: a stop
+        stands for all CPU time since the one before."""
+        running = [state for state, word in self.words("state").items() if word in RUNNING]
+        ((whole, squares),) = self.rows(
+            f"""SELECT sum(weight_ns / 1e9), sum(weight_ns / 1e9 * weight_ns / 1e9)
+                FROM sample WHERE state IN ({",".join(map(str, running))})""")
+        return whole * whole / squares
+
     def running(self):
         """Samples of threads on a CPU."""
         return sum(n for state, n in self.counts("state").items() if state in RUNNING)
