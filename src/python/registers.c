@@ -51,6 +51,34 @@ static size_t matches(const struct ss_py *py, const struct ss_frame *native, siz
   return found;
 }
 
+static size_t evaluations(const struct ss_py *py, const struct ss_frame *native,
+                          size_t count)
+{
+  size_t found = 0;
+  for (size_t i = 0; i < count; i++)
+    found += ss_py_is_eval(py, &native[i]);
+  return found;
+}
+
+/* Does the register that has matched most so far do so for all that can: the innermost
+ * evaluation may have left the chain? To try the others takes the square of the stack's
+ * depth. */
+static bool is_proven(struct ss_py *py, const struct ss_frame *native, size_t count,
+                      unsigned *r)
+{
+  *r = 0;
+  for (unsigned k = 1; k < REGISTERS; k++)
+    if (py->frame_hits[k] > py->frame_hits[*r])
+      *r = k;
+  if (py->frame_hits[*r] < SS_PY_EVAL_SURE)
+    return false;
+  const size_t found = matches(py, native, count, *r);
+  if (found == 0 || found + 1 < evaluations(py, native, count))
+    return false;
+  py->frame_hits[*r] += found;
+  return true;
+}
+
 /* The register that matches most here; among equals, most so far. */
 static unsigned choose_register(struct ss_py *py, const struct ss_frame *native,
                                 size_t count)
@@ -143,7 +171,9 @@ enum ss_py_doubt ss_py_assign_registers(struct ss_py *py, const struct ss_mem *s
                                         const struct ss_frame *native, size_t count,
                                         uint32_t *assigned)
 {
-  const unsigned r = choose_register(py, native, count);
+  unsigned r;
+  if (!is_proven(py, native, count, &r))
+    r = choose_register(py, native, count);
   assign_by_register(py, native, count, r, assigned);
   assign_by_extent(py, stack, native, count, assigned);
   return doubt_order(py, count, assigned);
