@@ -34,7 +34,7 @@
 #define SS_AUDIT_EVERY 1000             /* one stack in so many is unwound a second way */
 #define SS_AUDIT_EVERY_MAX 1000000      /* more is as good as never */
 #define SS_MEMOS_MAX 512                /* threads whose last stack is kept, 10 KB each */
-#define SS_CFI_KEPT_MAX (32u << 20)     /* unwind sections kept for that; torch: 12 MB */
+#define SS_CFI_KEPT_MAX (32u << 20)     /* sections kept for that, without a table */
 #define SS_FRAME_SIZE_MAX (1u << 20)    /* one native frame; more is not a stack */
 #define SS_STACK_READ_MAX (8u << 20)    /* live bytes beyond a snapshot */
 #define SS_STACK_OVERLAP 256            /* of a copy's end, must be unchanged behind it */

@@ -149,8 +149,8 @@ enum ss_end ss_unwind_audit(struct ss_unwinder *u, const struct ss_unwind_space 
 /* Do the two opinions differ where libunwind has one? */
 bool ss_unwind_differs(const struct ss_frame *frames, size_t count, const uint64_t *ips,
                        size_t ip_count, enum ss_end audit_end);
-/* Gives back what audits keep of the modules' unwind sections, where it is much:
- * to read them again for each audit costs milliseconds. */
+/* Gives back what audits keep of unwind sections, where it is much: those of files
+ * without .eh_frame_hdr, which have to be searched through. */
 void ss_unwind_trim(struct ss_modules *modules);
 
 /*
