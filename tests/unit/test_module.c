@@ -138,6 +138,9 @@ static void test_text_in_anonymous_memory(void **state)
   assert_int_equal(mprotect(text, WHOLE, PROT_READ | PROT_EXEC), 0);
   assert_int_equal(ss_maps_load(&s.maps, getpid(), NULL), SS_ERR_OK);
   assert_null(module_at(&s, (uintptr_t)text, &bias));
+  assert_int_equal(mprotect(text, WHOLE, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+  text[WHOLE - 1] ^= 1; /* others need it */
+  assert_int_equal(mprotect(text, WHOLE, PROT_READ | PROT_EXEC), 0);
   self_release(&s);
 }
 
