@@ -24,6 +24,9 @@
 #include "stacksample/proc.h"
 #include "stacksample/sys.h"
 
+#define TRACED_PATIENCE_NS 300000000ull /* of a tracer that may let go */
+#define TRACED_STEP_NS 5000000
+
 enum { CAP_PTRACE_BIT = 19 };         /* CAP_SYS_PTRACE, linux/capability.h */
 enum { PF_KTHREAD_BIT = 0x00200000 }; /* PF_KTHREAD, include/linux/sched.h */
 
@@ -284,9 +287,15 @@ enum ss_err ss_access_judge(const struct ss_access_facts *f, struct ss_diag *dia
   return SS_ERR_OK;
 }
 
+/* Another profiler has its target only for as long as one stop takes. */
 enum ss_err ss_access_explain(pid_t pid, struct ss_diag *diag)
 {
+  uint64_t until_ns = ss_now_ns() + TRACED_PATIENCE_NS;
   struct ss_access_facts facts;
   ss_access_gather(&facts, pid);
+  while (facts.tracer > 0 && ss_now_ns() < until_ns) {
+    ss_sleep_ns(TRACED_STEP_NS);
+    ss_access_gather(&facts, pid);
+  }
   return ss_access_judge(&facts, diag);
 }
