@@ -22,12 +22,10 @@ static bool loops(const unsigned char *code, size_t len, size_t head, size_t at,
     struct ss_insn insn = ss_arch_decode(code + i, len - i);
     pause = pause || is_pause(code + i, len - i);
     met = met || i == at;
-    if (i == last) {
+    if (i == last)
       return pause && met;
-    }
-    if (insn.len == 0 || insn.kind == SS_INSN_BAD) {
+    if (insn.len == 0 || insn.kind == SS_INSN_BAD)
       return false;
-    }
     i += insn.len;
   }
   return false;
@@ -44,19 +42,16 @@ static bool may_jump(const unsigned char *code, size_t left)
 bool ss_arch_in_spin_loop(const unsigned char *code, size_t len, size_t at)
 {
   bool any = false;
-  for (size_t i = 0; i + 1 < len && !any; i++) {
+  for (size_t i = 0; i + 1 < len && !any; i++)
     any = is_pause(code + i, len - i);
-  }
   for (size_t last = at; any && last < len; last++) {
-    if (!may_jump(code + last, len - last)) {
+    if (!may_jump(code + last, len - last))
       continue;
-    }
     struct ss_insn jump = ss_arch_decode(code + last, len - last);
     int64_t head = (int64_t)last + jump.len + jump.imm;
     if ((jump.kind == SS_INSN_JUMP || jump.kind == SS_INSN_BRANCH) && jump.imm < 0 &&
-        head >= 0 && head <= (int64_t)at && loops(code, len, (size_t)head, at, last)) {
+        head >= 0 && head <= (int64_t)at && loops(code, len, (size_t)head, at, last))
       return true;
-    }
   }
   return false;
 }

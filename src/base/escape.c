@@ -265,12 +265,11 @@ static enum shell_need shell_need(const char *s, size_t len)
 static void shell_quoted(struct ss_buf *out, const char *s, size_t len)
 {
   ss_buf_addc(out, '\'');
-  for (size_t i = 0; i < len; i++) {
+  for (size_t i = 0; i < len; i++)
     if (s[i] == '\'')
       ss_buf_adds(out, "'\\''");
     else
       ss_buf_addc(out, s[i]);
-  }
   ss_buf_addc(out, '\'');
 }
 
@@ -324,10 +323,9 @@ static bool inside_word(const char *s, size_t len, size_t i)
 /* Is `s[i]` of "12." or "12)" at the start: a list item? */
 static bool list_number(const char *s, size_t i)
 {
-  for (size_t k = 0; k < i; k++) {
+  for (size_t k = 0; k < i; k++)
     if (s[k] < '0' || s[k] > '9')
       return false;
-  }
   return i > 0;
 }
 

@@ -30,11 +30,10 @@ static const struct {
 
 static int fault_errno(const char *name, size_t len)
 {
-  for (size_t i = 0; i < sizeof fault_errnos / sizeof fault_errnos[0]; i++) {
+  for (size_t i = 0; i < sizeof fault_errnos / sizeof fault_errnos[0]; i++)
     if (strlen(fault_errnos[i].name) == len &&
         memcmp(fault_errnos[i].name, name, len) == 0)
       return fault_errnos[i].number;
-  }
   return EIO;
 }
 

@@ -30,10 +30,9 @@ static const char *const libc_names[] = {
 static bool is_libc(const char *path)
 {
   const char *name = ss_base_name(path);
-  for (size_t i = 0; i < sizeof libc_names / sizeof libc_names[0]; i++) {
+  for (size_t i = 0; i < sizeof libc_names / sizeof libc_names[0]; i++)
     if (ss_starts_with(name, libc_names[i]))
       return true;
-  }
   return false;
 }
 
@@ -47,11 +46,10 @@ static uint64_t defined_in(const struct ss_unwind_space *space, struct ss_map *m
       ss_module_of(space->modules, space->pid, space->maps, map, space->live);
   if (!module || !module->image || !ss_module_bias(module, map, &bias))
     return 0;
-  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
     if (ss_image_lookup(module->image, names[i], &symbol) &&
         symbol.size == sizeof(char **))
       return symbol.start + bias;
-  }
   return 0;
 }
 
@@ -138,13 +136,12 @@ static void look_at(struct window *w, uint64_t slot, uint64_t string,
 {
   char text[sizeof SS_TEST_NAME];
   size_t len = peek(w, string, text, sizeof text);
-  if (begins(text, len, SS_TEST_NAME)) {
+  if (begins(text, len, SS_TEST_NAME))
     out->test_slot = slot;
-  } else if (begins(text, len, "PYTEST_XDIST_WORKER=")) {
+  else if (begins(text, len, "PYTEST_XDIST_WORKER="))
     out->worker_string = string;
-  } else if (begins(text, len, "PYTEST_VERSION=")) {
+  else if (begins(text, len, "PYTEST_VERSION="))
     out->version = true;
-  }
 }
 
 bool ss_env_scan(const struct ss_mem *mem, uint64_t array, uint32_t from,

@@ -133,10 +133,9 @@ static void set_worker(struct ss_testenv *env, const struct ss_mem *mem, uint64_
   size_t len = ss_env_string(mem, string, text, sizeof text, &whole);
   if (!whole || len < name || len - name >= sizeof env->worker)
     return;
-  for (size_t i = name; i < len; i++) {
+  for (size_t i = name; i < len; i++)
     if (text[i] <= ' ' || text[i] >= 0x7f)
       return;
-  }
   memcpy(env->worker, text + name, len - name);
   env->worker[len - name] = '\0';
 }

@@ -44,18 +44,16 @@ static const struct spin_rule rules[] = {
 
 bool ss_spin_library(const char *library)
 {
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (ss_starts_with(library, rules[i].file))
       return true;
-  }
   return false;
 }
 
 bool ss_spin_function(const char *library, const char *symbol)
 {
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (ss_starts_with(library, rules[i].file) && strstr(symbol, rules[i].function))
       return true;
-  }
   return false;
 }

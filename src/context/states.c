@@ -19,10 +19,9 @@ const char *ss_state_word(enum ss_state state)
 
 enum ss_state ss_state_parse(const char *word)
 {
-  for (unsigned i = 0; i < SS_STATE_COUNT; i++) {
+  for (unsigned i = 0; i < SS_STATE_COUNT; i++)
     if (strcmp(words[i], word) == 0)
       return (enum ss_state)i;
-  }
   return SS_STATE_COUNT;
 }
 

@@ -84,28 +84,25 @@ static bool named(const char *text, const char *rule)
 
 static bool is_plumbing(const char *name)
 {
-  for (size_t i = 0; i < sizeof plumbing / sizeof plumbing[0]; i++) {
+  for (size_t i = 0; i < sizeof plumbing / sizeof plumbing[0]; i++)
     if (named(name, plumbing[i]))
       return true;
-  }
   return false;
 }
 
 static const char *role_of_entry(const char *name)
 {
-  for (size_t i = 0; i < sizeof by_entry / sizeof by_entry[0]; i++) {
+  for (size_t i = 0; i < sizeof by_entry / sizeof by_entry[0]; i++)
     if (named(name, by_entry[i].name))
       return by_entry[i].role;
-  }
   return NULL;
 }
 
 static const char *role_of_name(const char *name)
 {
-  for (size_t i = 0; i < sizeof by_name / sizeof by_name[0]; i++) {
+  for (size_t i = 0; i < sizeof by_name / sizeof by_name[0]; i++)
     if (ss_starts_with(name, by_name[i].name))
       return by_name[i].role;
-  }
   return NULL;
 }
 

@@ -178,9 +178,8 @@ static bool apply_rule(const struct operator_rule *rule, const char *name,
 bool ss_torch_operator(const char *demangled, const struct ss_overloads *overloads,
                        char *buf, size_t cap)
 {
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
     if (apply_rule(&rules[i], demangled, overloads, buf, cap))
       return true;
-  }
   return false;
 }

@@ -35,9 +35,8 @@ static void add(_Atomic uint64_t *counter, uint64_t n)
 size_t ss_capture_plan_bytes(struct ss_cpu *cpu, const struct ss_read_plan *plan)
 {
   uint64_t sum = 0;
-  for (uint32_t i = 0; i < plan->count; i++) {
+  for (uint32_t i = 0; i < plan->count; i++)
     sum += plan->regions[i].len;
-  }
   if (sum > SS_PLAN_BYTES_MAX) {
     add(&cpu->plans_cut, 1);
     sum = SS_PLAN_BYTES_MAX;
@@ -77,9 +76,8 @@ static bool report_dropped(struct ss_cpu *cpu, uint64_t time_ns)
 {
   enum { LEN = 64 };
   struct ss_entry *entry = ss_capture_reserve(cpu, LEN, 0, 0, time_ns);
-  if (!entry) {
+  if (!entry)
     return false;
-  }
   entry->record_len =
       (uint32_t)ss_record_make_lost(ss_entry_record(entry), LEN, cpu->dropped, time_ns,
                                     (uint32_t)cpu->reader.ring->cpu);
@@ -152,9 +150,8 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
     add(&cpu->undecodable, 1);
     return;
   }
-  if (ss_hushed_take(cpu, &peek)) {
+  if (ss_hushed_take(cpu, &peek))
     return;
-  }
   bool sample = peek.type == PERF_RECORD_SAMPLE;
   add(&cpu->records, 1);
   add(&cpu->samples, sample);
@@ -182,12 +179,10 @@ static void move(struct ss_cpu *cpu, const void *bytes, size_t len)
     return;
   }
   entry->rank = (uint8_t)peek.rank;
-  if (raw > 0) {
+  if (raw > 0)
     read_plan(entry, &plan, raw, peek.pid);
-  }
-  if (raw > 0 && plan.chase.start != 0) {
+  if (raw > 0 && plan.chase.start != 0)
     run_chase(cpu, entry, &plan, bytes, &peek);
-  }
   ss_record_compact(bytes, len, &peek, ss_entry_record(entry));
   ss_queue_commit(&cpu->queue, entry);
 }
@@ -218,9 +213,8 @@ static void drain(struct ss_cpu *cpu)
   atomic_store_explicit(&cpu->consumed, reader->tail, memory_order_release);
   atomic_store_explicit(&cpu->drained_ns, before, memory_order_release);
   add(&cpu->undecodable, reader->corrupt - corrupt);
-  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 16) {
+  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 16)
     ss_capture_wake_stage_2(cpu->capture);
-  }
 }
 
 /* Pins this thread and asks for real-time priority; both are wishes. */
@@ -235,9 +229,8 @@ static void settle_on_cpu(struct ss_cpu *cpu)
     size_t bytes = CPU_ALLOC_SIZE(SS_CPUS_MAX);
     CPU_ZERO_S(bytes, set);
     CPU_SET_S((size_t)number, bytes, set);
-    if (sched_setaffinity(0, bytes, set) != 0) {
+    if (sched_setaffinity(0, bytes, set) != 0)
       ss_note(cpu->capture->notes, "reader of CPU %d could not be pinned to it", number);
-    }
     CPU_FREE(set);
   }
   struct sched_param param = {.sched_priority = 1};
@@ -268,19 +261,16 @@ static void *run(void *arg)
   settle_on_cpu(cpu);
   while (!stopping) {
     int count = epoll_wait(cpu->epoll, events, 2, hung_up ? TIMER_MS : -1);
-    if (count < 0 && errno != EINTR) {
+    if (count < 0 && errno != EINTR)
       break;
-    }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
       take_event(cpu, &events[i], &hung_up);
-    }
     stopping = atomic_load(&cpu->capture->stopping);
     drain(cpu);
     stopping = stopping || (hung_up && cpu->reader.ring->cpu < 0);
   }
-  if (cpu->dropped > 0) {
+  if (cpu->dropped > 0)
     report_dropped(cpu, ss_now_ns());
-  }
   atomic_fetch_add(&cpu->own_ns, ss_thread_cpu_ns());
   atomic_store(&cpu->ended, true);
   return NULL;
@@ -303,14 +293,12 @@ static bool open_waiting(struct ss_cpu *cpu)
 static enum ss_err start_reader(struct ss_cpu *cpu, struct ss_diag *diag)
 {
   struct ss_perf_ring *ring = cpu->reader.ring;
-  if (!open_waiting(cpu)) {
+  if (!open_waiting(cpu))
     return ss_fail_errno(diag, "waiting for the ring of CPU %d", ring->cpu);
-  }
   atomic_store(&cpu->consumed, ss_perf_ring_tail(ring));
   errno = pthread_create(&cpu->thread, NULL, run, cpu);
-  if (errno != 0) {
+  if (errno != 0)
     return ss_fail_errno(diag, "reader of CPU %d", ring->cpu);
-  }
   cpu->started = true;
   cpu->has_clock = pthread_getcpuclockid(cpu->thread, &cpu->clock) == 0;
   return SS_ERR_OK;
@@ -324,18 +312,16 @@ static enum ss_err start_cpu(struct ss_capture *c, struct ss_cpu *cpu,
   cpu->reader.scratch = malloc(SS_PERF_RECORD_MAX);
   cpu->kick = cpu->epoll = -1;
   c->cpu_count++; /* from here on ss_capture_free takes care of it */
-  if (!cpu->reader.scratch || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
+  if (!cpu->reader.scratch || !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES))
     return ss_fail(diag, SS_ERR_NOMEM, "queue of CPU %d", ring->cpu);
-  }
   return start_reader(cpu, diag);
 }
 
 /* A ring whose thread has ended, once all of it has been taken. */
 static void reap(struct ss_perf *perf, struct ss_cpu *cpu)
 {
-  if (!cpu->started || !atomic_load(&cpu->ended) || !ss_queue_is_empty(&cpu->queue)) {
+  if (!cpu->started || !atomic_load(&cpu->ended) || !ss_queue_is_empty(&cpu->queue))
     return;
-  }
   pthread_join(cpu->thread, NULL);
   cpu->started = false;
   ss_close(&cpu->epoll);
@@ -347,18 +333,15 @@ static enum ss_err follow(struct ss_capture *c, struct ss_perf *perf, pid_t tid,
                           struct ss_diag *diag)
 {
   struct ss_perf_ring *rings, *ring = NULL;
-  for (size_t i = 0; i < c->cpu_count; i++) {
+  for (size_t i = 0; i < c->cpu_count; i++)
     reap(perf, &c->cpus[i]);
-  }
   enum ss_err err = ss_perf_follow(perf, tid, &ring, diag);
-  if (err != SS_ERR_OK || !ring) {
+  if (err != SS_ERR_OK || !ring)
     return err;
-  }
   (void)ss_perf_rings(perf, &rings);
   struct ss_cpu *cpu = &c->cpus[ring - rings];
-  if (cpu == &c->cpus[c->cpu_count]) {
+  if (cpu == &c->cpus[c->cpu_count])
     return start_cpu(c, cpu, ring, diag);
-  }
   cpu->peeked = 0;
   atomic_store(&cpu->kicked, false);
   atomic_store(&cpu->ended, false);
@@ -379,9 +362,8 @@ enum ss_err ss_capture_new(struct ss_capture **capture, size_t count,
 {
   struct ss_capture *c = calloc(1, sizeof *c);
   *capture = NULL;
-  if (!c) {
+  if (!c)
     return ss_fail(diag, SS_ERR_NOMEM, "capture");
-  }
   c->notes = notes;
   pthread_mutex_init(&c->following, NULL);
   c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -406,13 +388,11 @@ enum ss_err ss_capture_start(struct ss_capture **capture, struct ss_perf *perf,
   bool per_thread = ss_perf_facts(perf)->per_thread;
   enum ss_err err = ss_capture_new(&c, per_thread ? SS_RINGS_MAX : count, notes, diag);
   *capture = NULL;
-  if (err != SS_ERR_OK || !c) {
+  if (err != SS_ERR_OK || !c)
     return err;
-  }
   c->facts = ss_perf_facts(perf);
-  for (size_t i = 0; err == SS_ERR_OK && i < count; i++) {
+  for (size_t i = 0; err == SS_ERR_OK && i < count; i++)
     err = start_cpu(c, &c->cpus[i], &rings[i], diag);
-  }
   if (err != SS_ERR_OK) {
     ss_capture_free(c);
     return err;
@@ -455,9 +435,8 @@ void ss_capture_stop(struct ss_capture *c)
 
 void ss_capture_free(struct ss_capture *c)
 {
-  if (!c) {
+  if (!c)
     return;
-  }
   ss_capture_stop(c);
   for (size_t i = 0; i < c->cpu_count; i++) {
     ss_queue_release(&c->cpus[i].queue);
@@ -503,7 +482,6 @@ void ss_capture_counts(const struct ss_capture *c, struct ss_capture_counts *out
     bool runs = cpu->has_clock && !atomic_load(&cpu->ended);
     out->own_cpu_ns += atomic_load(&cpu->own_ns) + (runs ? ss_clock_ns(cpu->clock) : 0);
   }
-  if (c->tracer) {
+  if (c->tracer)
     ss_tracer_counts(c->tracer, out);
-  }
 }

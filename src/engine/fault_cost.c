@@ -30,9 +30,8 @@ static uint64_t faults_so_far(void)
 static unsigned char *map(size_t bytes, int advice)
 {
   void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
+  if (p == MAP_FAILED)
     return NULL;
-  }
   if (madvise(p, bytes, advice) != 0) {
     munmap(p, bytes);
     return NULL;
@@ -47,9 +46,8 @@ static uint64_t touch(volatile unsigned char *p, size_t bytes, size_t step,
 {
   uint64_t want = bytes / step, faults = faults_so_far();
   uint64_t begin = ss_thread_cpu_ns();
-  for (size_t at = 0; at < bytes; at += step) {
+  for (size_t at = 0; at < bytes; at += step)
     p[at] = 1;
-  }
   uint64_t spent = ss_thread_cpu_ns() - begin;
   uint64_t taken = faults_so_far() - faults;
   return want > 0 && taken >= want && taken <= want + others ? spent / taken : 0;
@@ -60,27 +58,23 @@ static void measure_small(struct ss_fault_cost *c)
   size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = SMALL_PAGES * page;
   unsigned char *p = map(bytes, MADV_NOHUGEPAGE);
   uint64_t each = p ? touch(p, bytes, page, OTHERS) : 0;
-  if (each > 0) {
+  if (each > 0)
     c->small_ns[c->n_small++ % READINGS] = each;
-  }
-  if (p) {
+  if (p)
     munmap(p, bytes);
-  }
 }
 
 static void measure_huge(struct ss_fault_cost *c)
 {
   unsigned char *p = map(2 * (size_t)HUGE, MADV_HUGEPAGE);
-  if (!p) {
+  if (!p)
     return;
-  }
   unsigned char *aligned = p + (HUGE - (uintptr_t)p % HUGE) % HUGE;
   uint64_t each = touch(aligned, HUGE, HUGE, 0);
   uint64_t faults = faults_so_far();
   ((volatile unsigned char *)aligned)[HUGE / 2] = 1;
-  if (each > 0 && faults_so_far() == faults) { /* it was one page */
+  if (each > 0 && faults_so_far() == faults) /* it was one page */
     c->huge_ns[c->n_huge++ % READINGS] = each;
-  }
   munmap(p, 2 * (size_t)HUGE);
 }
 
@@ -94,9 +88,8 @@ static uint64_t median(const uint64_t readings[READINGS], unsigned count)
 {
   uint64_t sorted[READINGS];
   unsigned n = count < READINGS ? count : READINGS;
-  if (n == 0) {
+  if (n == 0)
     return 0;
-  }
   memcpy(sorted, readings, n * sizeof *sorted);
   qsort(sorted, n, sizeof *sorted, by_value);
   return sorted[n / 2];
@@ -164,7 +157,6 @@ void ss_fault_cost_update(struct ss_fault_cost *c, uint64_t own_faults)
 {
   count_huge(c, own_faults);
   measure_small(c);
-  if (c->huge > 0) {
+  if (c->huge > 0)
     measure_huge(c);
-  }
 }

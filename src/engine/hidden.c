@@ -78,13 +78,11 @@ static uint32_t parent_of(const struct ss_hidden *h, uint32_t stack)
 /* The longest path that both begin with. A parent's id is below its child's. */
 static uint32_t common(const struct ss_hidden *h, uint32_t a, uint32_t b)
 {
-  while (a != b && a != SS_ID_NONE && b != SS_ID_NONE) {
-    if (a > b) {
+  while (a != b && a != SS_ID_NONE && b != SS_ID_NONE)
+    if (a > b)
       a = parent_of(h, a);
-    } else {
+    else
       b = parent_of(h, b);
-    }
-  }
   return a == b ? a : SS_ID_NONE;
 }
 
@@ -93,9 +91,8 @@ static uint32_t innermost_python(const struct ss_hidden *h, uint32_t stack)
   struct ss_stack_row row;
   struct ss_frame_row frame;
   while (ss_store_stack_at(h->store, stack, &row)) {
-    if (ss_store_frame_at(h->store, row.frame, &frame) && frame.kind == SS_FRAME_PYTHON) {
+    if (ss_store_frame_at(h->store, row.frame, &frame) && frame.kind == SS_FRAME_PYTHON)
       return stack;
-    }
     stack = row.parent;
   }
   return SS_ID_NONE;
@@ -105,9 +102,8 @@ static uint32_t innermost_python(const struct ss_hidden *h, uint32_t stack)
 static uint32_t cut(const struct ss_hidden *h, uint32_t stack, uint32_t base)
 {
   uint32_t python = innermost_python(h, stack);
-  if (python == SS_ID_NONE || (base != SS_ID_NONE && base > python)) {
+  if (python == SS_ID_NONE || (base != SS_ID_NONE && base > python))
     return base;
-  }
   return python;
 }
 
@@ -132,9 +128,8 @@ void ss_hidden_free(struct ss_hidden *h)
 {
   size_t pos = 0;
   uint64_t key, value;
-  if (!h) {
+  if (!h)
     return;
-  }
   while (ss_idmap_next(&h->threads, &pos, &key, &value)) {
     struct watched *w = (struct watched *)(uintptr_t)value;
     free(w->shares);
@@ -148,9 +143,8 @@ void ss_hidden_free(struct ss_hidden *h)
 static struct watched *watch(struct ss_hidden *h, uint32_t thread)
 {
   const uint64_t *known = ss_idmap_get(&h->threads, thread);
-  if (known) {
+  if (known)
     return (struct watched *)(uintptr_t)*known;
-  }
   struct watched *w = calloc(1, sizeof *w);
   if (w && !ss_idmap_put(&h->threads, thread, (uint64_t)(uintptr_t)w)) {
     free(w);
@@ -166,9 +160,8 @@ static void drop_stale(const struct ss_hidden *h, struct watched *w, uint64_t cl
 {
   size_t stale = 0;
   while (stale < w->count &&
-         w->shares[stale].clock_ns + STALE_TICKS * h->period_ns < clock_ns) {
+         w->shares[stale].clock_ns + STALE_TICKS * h->period_ns < clock_ns)
     stale++;
-  }
   if (stale > 0) {
     w->count -= stale;
     memmove(w->shares, w->shares + stale, w->count * sizeof *w->shares);
@@ -179,9 +172,8 @@ static void add_share(struct ss_hidden *h, struct watched *w,
                       const struct ss_hidden_moment *m, enum kind kind, uint32_t stack,
                       uint64_t weight)
 {
-  if (weight == 0) {
+  if (weight == 0)
     return;
-  }
   drop_stale(h, w, m->clock_ns);
   if (w->count >= MOMENTS_MAX) {
     w->shares[w->count - 1].weight += weight;
@@ -204,9 +196,8 @@ static void close_gap(struct ss_hidden *h, struct watched *w,
 {
   const struct ss_hidden_moment *edges[2] = {&w->last, now};
   uint32_t base = common(h, w->last.stack, now->stack);
-  for (unsigned i = 0; i < w->n_faults; i++) {
+  for (unsigned i = 0; i < w->n_faults; i++)
     base = common(h, base, w->faults[i].stack);
-  }
   unsigned n = w->n_faults > 0 ? w->n_faults : 2;
   for (unsigned i = 0; i < n; i++) {
     const struct ss_hidden_moment *m = w->n_faults > 0 ? &w->faults[i] : edges[i];
@@ -217,15 +208,13 @@ static void close_gap(struct ss_hidden *h, struct watched *w,
 void ss_hidden_sample(struct ss_hidden *h, const struct ss_hidden_moment *m)
 {
   struct watched *w = watch(h, m->thread);
-  if (!w) {
+  if (!w)
     return;
-  }
   if (w->has_last && m->clock_ns > w->last.clock_ns) {
     uint64_t half = h->period_ns / 2;
     uint64_t ticks = (m->clock_ns - w->last.clock_ns + half) / h->period_ns;
-    if (ticks > 1) {
+    if (ticks > 1)
       close_gap(h, w, m, ticks - 1);
-    }
   }
   w->last = *m;
   w->has_last = true;
@@ -237,16 +226,13 @@ void ss_hidden_fault(struct ss_hidden *h, const struct ss_hidden_moment *m,
 {
   struct watched *w = watch(h, m->thread);
   h->wanted = true;
-  if (!w) {
+  if (!w)
     return;
-  }
-  if (h->cost.n_small == 0) {
+  if (h->cost.n_small == 0)
     ss_hidden_tick(h, m->time_ns);
-  }
   h->counts.faults += faults;
-  if (w->n_faults < GAP_FAULTS) {
+  if (w->n_faults < GAP_FAULTS)
     w->faults[w->n_faults++] = *m;
-  }
   add_share(h, w, m, FAULT, m->stack, faults);
 }
 
@@ -275,9 +261,8 @@ static void put_row(struct ss_hidden *h, uint32_t thread, const struct share *s,
       .method = SS_METHOD_NONE,
       .merge = SS_MERGE_NONE,
   };
-  if (ns > 0) {
+  if (ns > 0)
     ss_store_sample(h->store, &row);
-  }
 }
 
 static void put_unknown(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t ns)
@@ -305,9 +290,8 @@ static void divide(struct ss_hidden *h, uint32_t thread, const struct watched *w
   struct ss_spread spread = {.total = ns, .sum = sum_of(w, phase, kind)};
   for (size_t i = 0; i < w->count; i++) {
     const struct share *s = &w->shares[i];
-    if (s->phase != phase || s->kind != kind) {
+    if (s->phase != phase || s->kind != kind)
       continue;
-    }
     uint64_t part = ss_spread_next(&spread, s->weight);
     if (s->stack == SS_ID_NONE && kind == REST) {
       put_unknown(h, thread, phase, part);
@@ -321,11 +305,9 @@ static void divide(struct ss_hidden *h, uint32_t thread, const struct watched *w
 static void forget_phase(struct watched *w, uint32_t phase)
 {
   size_t kept = 0;
-  for (size_t i = 0; i < w->count; i++) {
-    if (w->shares[i].phase != phase) {
+  for (size_t i = 0; i < w->count; i++)
+    if (w->shares[i].phase != phase)
       w->shares[kept++] = w->shares[i];
-    }
-  }
   w->count = kept;
 }
 
@@ -336,40 +318,33 @@ static void pay(struct ss_hidden *h, uint32_t thread, uint32_t phase, uint64_t n
   uint64_t faults = w ? sum_of(w, phase, FAULT) * ss_fault_cost_mean(&h->cost) : 0;
   uint64_t rest = w ? sum_of(w, phase, REST) : 0;
   uint64_t first = faults < ns ? faults : ns;
-  if (first > 0) {
+  if (first > 0)
     divide(h, thread, w, phase, FAULT, first);
-  }
-  if (rest > 0 && ns > first) {
+  if (rest > 0 && ns > first)
     divide(h, thread, w, phase, REST, ns - first);
-  } else if (ns > first) {
+  else if (ns > first)
     put_unknown(h, thread, phase, ns - first);
-  }
-  if (w) {
+  if (w)
     forget_phase(w, phase);
-  }
 }
 
 static int by_whom(const void *a, const void *b)
 {
   const struct owed *x = a, *y = b;
-  if (x->thread != y->thread) {
+  if (x->thread != y->thread)
     return x->thread < y->thread ? -1 : 1;
-  }
   return (x->phase > y->phase) - (x->phase < y->phase);
 }
 
 void ss_hidden_settle(struct ss_hidden *h)
 {
-  if (h->n_owed == 0) {
+  if (h->n_owed == 0)
     return;
-  }
   qsort(h->owed, h->n_owed, sizeof *h->owed, by_whom);
   for (size_t i = 0, next; i < h->n_owed; i = next) {
     uint64_t ns = 0;
-    for (next = i; next < h->n_owed && by_whom(&h->owed[i], &h->owed[next]) == 0;
-         next++) {
+    for (next = i; next < h->n_owed && by_whom(&h->owed[i], &h->owed[next]) == 0; next++)
       ns += h->owed[next].ns;
-    }
     pay(h, h->owed[i].thread, h->owed[i].phase, ns);
   }
   h->n_owed = 0;

@@ -16,11 +16,9 @@ enum { PROBES = 16 }; /* slots from its own that may hold a thread's tally */
 
 static struct ss_hushed *find(struct ss_capture *c, pid_t pid)
 {
-  for (size_t i = 0; i < SS_HUSHED_MAX; i++) {
-    if (atomic_load_explicit(&c->hushed[i].pid, memory_order_relaxed) == pid) {
+  for (size_t i = 0; i < SS_HUSHED_MAX; i++)
+    if (atomic_load_explicit(&c->hushed[i].pid, memory_order_relaxed) == pid)
       return &c->hushed[i];
-    }
-  }
   return NULL;
 }
 
@@ -34,12 +32,10 @@ static struct ss_tally *find_tally(struct ss_capture *c, pid_t tid)
   for (size_t i = 0; i < PROBES; i++) {
     struct ss_tally *t = slot(c, tid, i);
     pid_t found = atomic_load_explicit(&t->tid, memory_order_acquire);
-    if (found == tid) {
+    if (found == tid)
       return t;
-    }
-    if (found == 0) {
+    if (found == 0)
       break;
-    }
   }
   return NULL;
 }
@@ -49,9 +45,8 @@ static void add_stretch(struct ss_cpu *cpu, uint64_t out_ns)
 {
   struct ss_tally *t = find_tally(cpu->capture, cpu->hushed_tid);
   cpu->hushed_tid = 0;
-  if (!t) {
+  if (!t)
     return;
-  }
   uint64_t from_ns = atomic_load_explicit(&t->from_ns, memory_order_relaxed);
   uint64_t in_ns = cpu->hushed_in_ns > from_ns ? cpu->hushed_in_ns : from_ns;
   if (out_ns > in_ns) {
@@ -65,16 +60,13 @@ bool ss_hushed_take(struct ss_cpu *cpu, const struct ss_record_peek *peek)
   struct ss_capture *c = cpu->capture;
   bool is_switch = peek->type == PERF_RECORD_SWITCH;
   bool leaves = (is_switch && peek->out) || peek->type == PERF_RECORD_EXIT;
-  if (leaves && peek->tid == cpu->hushed_tid) {
+  if (leaves && peek->tid == cpu->hushed_tid)
     add_stretch(cpu, peek->time_ns);
-  }
-  if (!is_switch || atomic_load_explicit(&c->hushed_count, memory_order_relaxed) == 0) {
+  if (!is_switch || atomic_load_explicit(&c->hushed_count, memory_order_relaxed) == 0)
     return false;
-  }
   struct ss_hushed *h = find(c, peek->pid);
-  if (!h) {
+  if (!h)
     return false;
-  }
   atomic_fetch_add_explicit(&h->count, 1, memory_order_relaxed);
   if (!peek->out) {
     cpu->hushed_tid = peek->tid;
@@ -89,9 +81,8 @@ bool ss_capture_hush(struct ss_capture *c, pid_t pid, bool hush)
 {
   struct ss_hushed *known = find(c, pid);
   struct ss_hushed *h = hush && !known ? find(c, 0) : known;
-  if (!h || (hush && known)) {
+  if (!h || (hush && known))
     return h != NULL;
-  }
   if (hush) {
     atomic_store(&h->count, 0);
     atomic_store(&h->pid, pid);
@@ -113,9 +104,8 @@ static struct ss_tally *free_tally(struct ss_capture *c, pid_t tid)
 {
   for (size_t i = 0; i < PROBES; i++) {
     struct ss_tally *t = slot(c, tid, i);
-    if (atomic_load(&t->tid) <= 0) {
+    if (atomic_load(&t->tid) <= 0)
       return t;
-    }
   }
   return NULL;
 }
@@ -124,9 +114,8 @@ void ss_capture_tally(struct ss_capture *c, pid_t tid, uint64_t from_ns)
 {
   struct ss_tally *known = find_tally(c, tid);
   struct ss_tally *t = known || from_ns == 0 ? known : free_tally(c, tid);
-  if (!t) {
+  if (!t)
     return;
-  }
   atomic_store(&t->from_ns, from_ns);
   atomic_store(&t->cpu_ns, 0);
   atomic_store(&t->outs, 0);

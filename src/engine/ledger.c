@@ -27,9 +27,8 @@ static struct ss_ledger_row *current_row(struct ss_ledger_thread *t)
 {
   struct ss_ledger_row *last = &t->rows[t->count - 1];
   if (last->phase == t->phase ||
-      !ss_grow(&t->rows, &t->cap, t->count + 1, sizeof *t->rows)) {
+      !ss_grow(&t->rows, &t->cap, t->count + 1, sizeof *t->rows))
     return last;
-  }
   t->rows[t->count] = (struct ss_ledger_row){.phase = t->phase};
   return &t->rows[t->count++];
 }
@@ -56,11 +55,10 @@ static void add_off(struct ss_ledger_thread *t, struct ss_ledger_row *row, uint6
                               .ns = len,
                               .others = ss_less(t->look_ns, len)};
   row->off += len;
-  if (len > 0 && t->switches && ss_waits_add(&t->waits, &part)) {
+  if (len > 0 && t->switches && ss_waits_add(&t->waits, &part))
     t->open += !t->looked;
-  } else {
+  else
     add_unlooked(t, row, len);
-  }
   t->look_ns = 0;
 }
 
@@ -147,9 +145,8 @@ static void free_thread(struct ss_ledger_thread *t)
   t->ledger->living--;
   t->ledger->ended++;
   *t->link = t->next;
-  if (t->next) {
+  if (t->next)
     t->next->link = t->link;
-  }
   ss_cpu_block_release(&t->block);
   ss_waits_release(&t->waits);
   free(t->rows);
@@ -158,9 +155,8 @@ static void free_thread(struct ss_ledger_thread *t)
 
 void ss_ledger_free(struct ss_ledger *l)
 {
-  if (!l) {
+  if (!l)
     return;
-  }
   for (struct ss_ledger_thread *t = l->threads, *next; t; t = next) {
     next = t->next;
     free_thread(t);
@@ -188,9 +184,8 @@ struct ss_ledger_thread *ss_ledger_birth(struct ss_ledger *l, uint32_t thread,
   t->count = 1;
   t->next = l->threads;
   t->link = &l->threads;
-  if (t->next) {
+  if (t->next)
     t->next->link = &t->next;
-  }
   l->threads = t;
   l->living++;
   t->ended = l->ended;
@@ -207,9 +202,8 @@ void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
                       bool preempted)
 {
   catch_up(t, time_ns);
-  if (t->on != out && time_ns > t->since_ns) {
+  if (t->on != out && time_ns > t->since_ns)
     t->unsure = true; /* one in between is missing */
-  }
   close_interval(t, time_ns);
   t->outs += out;
   t->waits_begun += out && !preempted;
@@ -220,9 +214,8 @@ void ss_ledger_switch(struct ss_ledger_thread *t, uint64_t time_ns, bool out,
 
 void ss_ledger_blind(struct ss_ledger_thread *t, uint64_t time_ns, bool blind)
 {
-  if (t->switches == !blind) {
+  if (t->switches == !blind)
     return;
-  }
   happen(t, time_ns);
   end_wait(t);
   t->switches = !blind;
@@ -248,9 +241,8 @@ static enum ss_cpu_kind kind_of(enum ss_state state)
 void ss_ledger_sample(struct ss_ledger_thread *t, uint64_t time_ns, enum ss_state state)
 {
   catch_up(t, time_ns);
-  if (!t->on && t->switches && time_ns > t->since_ns) {
+  if (!t->on && t->switches && time_ns > t->since_ns)
     t->unsure = true;
-  }
   close_interval(t, time_ns);
   t->on = true;
   end_wait(t);
@@ -301,9 +293,8 @@ void ss_ledger_stopped(struct ss_ledger_thread *t, uint64_t time_ns, bool stoppe
 void ss_ledger_schedstat(struct ss_ledger_thread *t, uint64_t time_ns, uint64_t cpu_ns,
                          uint64_t runqueue_ns)
 {
-  if (t->pending.set && time_ns > t->pending.time_ns) {
+  if (t->pending.set && time_ns > t->pending.time_ns)
     catch_up(t, t->pending.time_ns); /* nothing has happened since */
-  }
   t->pending = (struct ss_ledger_reading){
       .set = true,
       .time_ns = time_ns > t->since_ns ? time_ns : t->since_ns,
@@ -328,17 +319,15 @@ void ss_ledger_settle_idle(struct ss_ledger *l, uint64_t time_ns)
 
 void ss_ledger_gap(struct ss_ledger *l, uint64_t time_ns)
 {
-  if (time_ns > l->gap_ns) {
+  if (time_ns > l->gap_ns)
     l->gap_ns = time_ns;
-  }
 }
 
 uint64_t ss_ledger_end(struct ss_ledger_thread *t, uint64_t time_ns)
 {
   bool final = t->pending.set && t->pending.time_ns >= time_ns;
-  if (!final) {
+  if (!final)
     catch_up(t, time_ns);
-  }
   close_interval(t, time_ns);
   ss_ledger_settle(t, final ? &t->pending : NULL, true);
   uint64_t cpu_ns = t->cpu_ns;

@@ -20,9 +20,8 @@ struct ss_spread {
 };
 static inline uint64_t ss_spread_next(struct ss_spread *s, uint64_t part)
 {
-  if (s->sum == 0) {
+  if (s->sum == 0)
     return 0;
-  }
   s->seen += part;
   uint64_t upto = (uint64_t)((unsigned __int128)s->total * s->seen / s->sum);
   uint64_t share = upto - s->given;

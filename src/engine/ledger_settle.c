@@ -30,9 +30,8 @@ static uint64_t sampled_ns(const struct ss_ledger_thread *t,
                            const struct ss_ledger_row *row)
 {
   uint64_t n = 0;
-  for (int i = 0; i < SS_CPU_KINDS; i++) {
+  for (int i = 0; i < SS_CPU_KINDS; i++)
     n += row->samples[i];
-  }
   return n * t->ledger->period_ns;
 }
 
@@ -152,9 +151,8 @@ static void apply_runqueue(struct ss_ledger_thread *t, uint64_t runqueue_ns)
 static void emit(struct ss_ledger_thread *t, uint32_t phase, enum ss_state state,
                  uint64_t ns)
 {
-  if (ns > 0) {
+  if (ns > 0)
     t->ledger->emit(t->ledger->arg, t->id, phase, state, ns);
-  }
 }
 
 static void add_cpu(struct ss_ledger_thread *t, const struct ss_ledger_row *row,
@@ -230,16 +228,14 @@ static void emit_rows(struct ss_ledger_thread *t, uint64_t kept, bool last)
   t->count = 1;
   t->waits.count = 0;
   t->window_ns = t->since_ns;
-  if (ss_cpu_block_ripe(&t->block, BLOCK_TICKS)) {
+  if (ss_cpu_block_ripe(&t->block, BLOCK_TICKS))
     ss_cpu_block_divide(t->ledger, &t->block);
-  }
 }
 
 uint64_t ss_ledger_switch_cost_ns(const struct ss_ledger *l, uint64_t outs)
 {
-  if (l->extra_ns <= 0 || l->extra_outs == 0) {
+  if (l->extra_ns <= 0 || l->extra_outs == 0)
     return 0;
-  }
   uint64_t each = (uint64_t)l->extra_ns / l->extra_outs;
   return outs * (each < SWITCH_COST_MAX ? each : SWITCH_COST_MAX);
 }
@@ -279,15 +275,13 @@ static uint64_t take_open(struct ss_ledger_thread *t)
 static void keep_open(struct ss_ledger_thread *t, uint64_t ns)
 {
   struct ss_wait_part part = {.end_ns = t->since_ns, .ns = ns};
-  if (ns == 0) {
+  if (ns == 0)
     return;
-  }
   t->rows[0].off += ns;
-  if (ss_waits_add(&t->waits, &part)) {
+  if (ss_waits_add(&t->waits, &part))
     t->open++;
-  } else {
+  else
     t->rows[0].unlooked.short_ns += ns;
-  }
 }
 
 void ss_ledger_settle(struct ss_ledger_thread *t, const struct ss_ledger_reading *reading,

@@ -21,9 +21,8 @@ enum { POOL_TICKS = 50, POOL_ROWS = 4096 };
 static void emit(struct ss_ledger *l, const struct ss_cpu_row *row, enum ss_state state,
                  uint64_t ns)
 {
-  if (ns > 0) {
+  if (ns > 0)
     l->emit(l->arg, row->thread, row->phase, state, ns);
-  }
 }
 
 void ss_cpu_block_add(struct ss_ledger *l, struct ss_cpu_block *block,
@@ -34,9 +33,8 @@ void ss_cpu_block_add(struct ss_ledger *l, struct ss_cpu_block *block,
     block->samples[i] += row->samples[i];
     samples = samples || row->samples[i] > 0;
   }
-  if (row->cpu_ns == 0 && !samples) {
+  if (row->cpu_ns == 0 && !samples)
     return;
-  }
   if (!ss_grow(&block->rows, &block->cap, block->count + 1, sizeof *block->rows)) {
     emit(l, row, SS_STATE_USER, row->cpu_ns);
     return;
@@ -78,9 +76,8 @@ static void give(struct ss_ledger *l, struct ss_cpu_block *block, enum ss_state 
 static void count_samples(const struct ss_ledger *l, struct ss_cpu_block *block,
                           uint64_t out[SS_CPU_KINDS])
 {
-  for (int i = 0; i < SS_CPU_KINDS; i++) {
+  for (int i = 0; i < SS_CPU_KINDS; i++)
     out[i] = block->samples[i];
-  }
   if (!l->kernel_samples) {
     int64_t seen = (int64_t)(out[SS_CPU_USER] + out[SS_CPU_SPIN]);
     int64_t hidden = (int64_t)block->ticks - seen + block->carry;
@@ -109,20 +106,17 @@ void ss_cpu_block_divide(struct ss_ledger *l, struct ss_cpu_block *block)
     l->divided[i] += n[i];
     whole += n[i];
   }
-  for (int i = 0; whole == 0 && i < SS_CPU_KINDS; i++) {
+  for (int i = 0; whole == 0 && i < SS_CPU_KINDS; i++)
     n[i] = l->divided[i];
-  }
   whole = n[SS_CPU_USER] + n[SS_CPU_KERNEL] + n[SS_CPU_SPIN];
   weigh_kernel(l, block);
   give(l, block, SS_STATE_KERNEL,
        ss_in_proportion(block->cpu_ns, n[SS_CPU_KERNEL], whole));
-  for (size_t i = 0; i < block->count; i++) {
+  for (size_t i = 0; i < block->count; i++)
     block->rows[i].weight = block->rows[i].samples[SS_CPU_SPIN] * l->period_ns;
-  }
   give(l, block, SS_STATE_SPIN, ss_in_proportion(block->cpu_ns, n[SS_CPU_SPIN], whole));
-  for (size_t i = 0; i < block->count; i++) {
+  for (size_t i = 0; i < block->count; i++)
     emit(l, &block->rows[i], SS_STATE_USER, block->rows[i].left);
-  }
   *block = (struct ss_cpu_block){
       .rows = block->rows, .cap = block->cap, .carry = block->carry};
 }
@@ -130,15 +124,13 @@ void ss_cpu_block_divide(struct ss_ledger *l, struct ss_cpu_block *block)
 void ss_cpu_pool_add(struct ss_ledger *l, struct ss_cpu_block *block)
 {
   struct ss_cpu_block *pool = &l->pool;
-  for (size_t i = 0; i < block->count; i++) {
+  for (size_t i = 0; i < block->count; i++)
     ss_cpu_block_add(l, pool, &block->rows[i]);
-  }
   pool->ticks += block->ticks;
   pool->carry += block->carry;
   ss_cpu_block_release(block);
-  if (ss_cpu_block_ripe(pool, POOL_TICKS) || pool->count >= POOL_ROWS) {
+  if (ss_cpu_block_ripe(pool, POOL_TICKS) || pool->count >= POOL_ROWS)
     ss_cpu_block_divide(l, pool);
-  }
 }
 
 void ss_cpu_block_release(struct ss_cpu_block *block)

@@ -18,9 +18,8 @@
 
 bool ss_waits_add(struct ss_waits *w, const struct ss_wait_part *part)
 {
-  if (!ss_grow(&w->parts, &w->cap, w->count + 1, sizeof *w->parts)) {
+  if (!ss_grow(&w->parts, &w->cap, w->count + 1, sizeof *w->parts))
     return false;
-  }
   w->parts[w->count++] = *part;
   return true;
 }
@@ -78,9 +77,8 @@ static void shorten(struct span *s, struct ss_unlooked *u, uint64_t cut)
   u->short_ns -= from_short;
   cut = ss_least_ns(cut - from_short, s->ns);
   struct ss_spread spread = {.total = cut, .sum = s->ns};
-  for (size_t i = 0; i < s->count; i++) {
+  for (size_t i = 0; i < s->count; i++)
     s->parts[i].ns -= ss_spread_next(&spread, s->parts[i].ns);
-  }
   s->ns -= cut;
 }
 

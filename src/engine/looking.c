@@ -389,11 +389,10 @@ static void run_round(struct ss_pipeline *p, uint64_t now_ns)
   used = ss_thread_cpu_ns() - began;
   l->saved_ns -= ss_least_ns(used, l->saved_ns);
   l->rounds++;
-  if (seen < todo) {
+  if (seen < todo)
     l->cut++;
-  } else {
+  else
     enqueue(l, &(struct ss_queued_look){.time_ns = ss_now_ns(), .round = true});
-  }
   for (size_t i = first; i < l->count && seen > 0; i++)
     if (l->queue[i].stands_for_ns == 0)
       l->queue[i].stands_for_ns = since * todo / seen;

@@ -26,9 +26,8 @@ static bool before(const struct ss_pending *a, const struct ss_pending *b)
 
 static bool heap_push(struct ss_heap *heap, struct ss_pending item)
 {
-  if (!ss_grow(&heap->items, &heap->cap, heap->count + 1, sizeof *heap->items)) {
+  if (!ss_grow(&heap->items, &heap->cap, heap->count + 1, sizeof *heap->items))
     return false;
-  }
   size_t at = heap->count++;
   while (at > 0 && before(&item, &heap->items[(at - 1) / 2])) {
     heap->items[at] = heap->items[(at - 1) / 2];
@@ -45,15 +44,12 @@ static struct ss_pending heap_pop(struct ss_heap *heap)
   size_t at = 0;
   for (;;) {
     size_t child = 2 * at + 1;
-    if (child >= heap->count) {
+    if (child >= heap->count)
       break;
-    }
-    if (child + 1 < heap->count && before(&heap->items[child + 1], &heap->items[child])) {
+    if (child + 1 < heap->count && before(&heap->items[child + 1], &heap->items[child]))
       child++;
-    }
-    if (before(&last, &heap->items[child])) {
+    if (before(&last, &heap->items[child]))
       break;
-    }
     heap->items[at] = heap->items[child];
     at = child;
   }
@@ -83,12 +79,10 @@ static void take_all(struct ss_capture *c, struct ss_cpu *cpu)
                               .order = (uint64_t)entry->rank << 56 | c->arrivals++,
                               .cpu = cpu,
                               .entry = entry};
-    if (entry->time_ns > cpu->newest_ns) {
+    if (entry->time_ns > cpu->newest_ns)
       cpu->newest_ns = entry->time_ns;
-    }
-    if (!entry->own) {
+    if (!entry->own)
       show_switch(c, (const void *)ss_entry_record(entry), entry->record_len);
-    }
     if (!heap_push(&c->heap, item)) {
       atomic_fetch_add(&c->undecodable, 1);
       ss_queue_done(&cpu->queue, entry);
@@ -110,15 +104,13 @@ static void advance(struct ss_capture *c, struct ss_cpu *cpu, uint64_t now)
                ss_perf_ring_head(cpu->reader.ring);
   take_all(c, cpu);
   uint64_t bound = cpu->newest_ns > drained ? cpu->newest_ns : drained;
-  if (empty) {
+  if (empty)
     bound = now;
-  } else if (drained + c->patience_ns < now) {
+  else if (drained + c->patience_ns < now)
     ss_capture_kick(cpu); /* records that wake nobody: only samples do */
-  }
   bound = bound > SS_SETTLE_NS ? bound - SS_SETTLE_NS : 0;
-  if (bound > cpu->bound_ns) {
+  if (bound > cpu->bound_ns)
     cpu->bound_ns = bound;
-  }
 }
 
 /* Its thread has ended and nobody has the place yet. */
@@ -134,13 +126,11 @@ static void refill(struct ss_capture *c)
   uint64_t least = UINT64_MAX;
   for (size_t i = 0; i < c->cpu_count; i++) {
     struct ss_cpu *cpu = &c->cpus[i];
-    if (is_unused(cpu)) {
+    if (is_unused(cpu))
       continue;
-    }
     advance(c, cpu, now);
-    if (cpu->bound_ns < least) {
+    if (cpu->bound_ns < least)
       least = cpu->bound_ns;
-    }
   }
   c->bound_ns = stopped ? UINT64_MAX : least;
 }
@@ -155,18 +145,16 @@ static void release_current(struct ss_capture *c)
 
 static bool pop_due(struct ss_capture *c)
 {
-  if (c->heap.count == 0 || c->heap.items[0].time_ns > c->bound_ns) {
+  if (c->heap.count == 0 || c->heap.items[0].time_ns > c->bound_ns)
     return false;
-  }
   c->current = heap_pop(&c->heap);
   return true;
 }
 
 static void move_horizon(struct ss_capture *c, uint64_t to)
 {
-  if (to > atomic_load_explicit(&c->horizon_ns, memory_order_relaxed)) {
+  if (to > atomic_load_explicit(&c->horizon_ns, memory_order_relaxed))
     atomic_store_explicit(&c->horizon_ns, to, memory_order_relaxed);
-  }
 }
 
 static bool decode(struct ss_entry *entry, struct ss_captured *out)
@@ -198,9 +186,8 @@ bool ss_capture_next(struct ss_capture *c, struct ss_captured *out)
       }
     }
     move_horizon(c, c->current.time_ns);
-    if (decode(c->current.entry, out)) {
+    if (decode(c->current.entry, out))
       return true;
-    }
     atomic_fetch_add(&c->undecodable, 1);
   }
 }
@@ -236,13 +223,11 @@ static void peek_ring(const struct ss_capture *c, struct ss_cpu *cpu)
   } record;
   while (pos < head && copy_unread(ring, pos, &record.header, sizeof record.header)) {
     size_t len = record.header.size;
-    if (len < sizeof record.header || len > head - pos) {
+    if (len < sizeof record.header || len > head - pos)
       break; /* stage 1 counts it */
-    }
     if (record.header.type == PERF_RECORD_SWITCH && len <= sizeof record &&
-        copy_unread(ring, pos, &record, len)) {
+        copy_unread(ring, pos, &record, len))
       show_switch(c, &record.header, len);
-    }
     pos += len;
   }
   cpu->peeked = pos;
@@ -250,11 +235,9 @@ static void peek_ring(const struct ss_capture *c, struct ss_cpu *cpu)
 
 void ss_capture_peek(struct ss_capture *c)
 {
-  for (size_t i = 0; i < c->cpu_count && c->on_switch && !c->tracer; i++) {
-    if (!is_unused(&c->cpus[i])) {
+  for (size_t i = 0; i < c->cpu_count && c->on_switch && !c->tracer; i++)
+    if (!is_unused(&c->cpus[i]))
       peek_ring(c, &c->cpus[i]);
-    }
-  }
 }
 
 uint64_t ss_capture_horizon_ns(const struct ss_capture *c)

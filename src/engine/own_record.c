@@ -39,9 +39,8 @@ static bool put(struct ss_cpu *cpu, const struct ss_own_record *own)
       chased->count > 0 ? chased->count * sizeof *chased->regions + chased->len + 16 : 0;
   struct ss_entry *entry =
       ss_capture_reserve(cpu, len, regions, own->raw_len + behind, own->rec.time_ns);
-  if (!entry) {
+  if (!entry)
     return false;
-  }
   entry->own = true;
   entry->rank = (uint8_t)ranks[own->rec.type];
   if (regions > 0) {
@@ -51,14 +50,12 @@ static bool put(struct ss_cpu *cpu, const struct ss_own_record *own)
     entry->raw_len = (uint32_t)own->raw_len;
     entry->read_ns = own->read_ns;
   }
-  if (behind > 0) {
+  if (behind > 0)
     put_chased(entry, chased);
-  }
   unsigned char *to = ss_entry_record(entry);
   memcpy(to, &own->rec, sizeof own->rec);
-  if (own->tail_len > 0) {
+  if (own->tail_len > 0)
     memcpy(to + sizeof own->rec, own->tail, own->tail_len);
-  }
   ss_queue_commit(&cpu->queue, entry);
   return true;
 }
@@ -67,9 +64,8 @@ static bool report_dropped(struct ss_cpu *cpu, uint64_t time_ns)
 {
   struct ss_own_record lost = {
       .rec = {.type = SS_REC_LOST, .time_ns = time_ns, .u.lost.count = cpu->dropped}};
-  if (cpu->dropped > 0 && put(cpu, &lost)) {
+  if (cpu->dropped > 0 && put(cpu, &lost))
     cpu->dropped = 0;
-  }
   return cpu->dropped == 0;
 }
 
@@ -79,9 +75,8 @@ bool ss_own_record_put(struct ss_cpu *cpu, const struct ss_own_record *own)
   bool fits = !sample || ss_queue_used(&cpu->queue) <= SS_QUEUE_BYTES / 8 * 7;
   cpu->records++;
   cpu->samples += sample;
-  if (fits && report_dropped(cpu, own->rec.time_ns) && put(cpu, own)) {
+  if (fits && report_dropped(cpu, own->rec.time_ns) && put(cpu, own))
     return true;
-  }
   cpu->dropped++;
   cpu->queue_full++;
   cpu->lost++;
@@ -91,9 +86,8 @@ bool ss_own_record_put(struct ss_cpu *cpu, const struct ss_own_record *own)
 bool ss_own_record_get(const void *bytes, size_t len, struct ss_record *out)
 {
   const unsigned char *tail = (const unsigned char *)bytes + sizeof *out;
-  if (len < sizeof *out) {
+  if (len < sizeof *out)
     return false;
-  }
   memcpy(out, bytes, sizeof *out);
   size_t tail_len = len - sizeof *out;
   if (out->type == SS_REC_SAMPLE) {

@@ -46,9 +46,8 @@ static bool keep(struct ss_perf_faults *faults, int fd, uint64_t period)
   if (ioctl(fd, PERF_EVENT_IOC_ID, &id) != 0 ||
       !ss_grow(&faults->events, &faults->cap, faults->count + 1,
                sizeof *faults->events) ||
-      !ss_idmap_put(&faults->ids, id, period)) {
+      !ss_idmap_put(&faults->ids, id, period))
     return false;
-  }
   faults->events[faults->count++] = fd;
   return true;
 }
@@ -62,9 +61,8 @@ static bool open_on(struct ss_perf *perf, const struct ss_perf_ring *ring, pid_t
   attr.disabled = attr.disabled || !on;
   attr.enable_on_exec = attr.enable_on_exec && on;
   int fd = ss_perf_event_open(&attr, tid, ring->cpu, -1, PERF_FLAG_FD_CLOEXEC);
-  if (fd < 0) {
+  if (fd < 0)
     return false;
-  }
   if (ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring->fd) != 0 ||
       !keep(&perf->faults, fd, periods[level])) {
     ss_close(&fd);
@@ -78,16 +76,14 @@ bool ss_perf_faults_open(struct ss_perf *perf, const struct perf_event_attr *lik
 {
   struct ss_perf_faults *faults = &perf->faults;
   size_t before = faults->count;
-  if (before == 0) {
+  if (before == 0)
     faults->level = FIRST_LEVEL;
-  }
   init_attr(&faults->attr, like);
   faults->on = faults->on || like->enable_on_exec;
   for (unsigned i = 0; i < perf->facts.cpus * LEVELS; i++) {
     if (!open_on(perf, &perf->rings[i / LEVELS], tid, i % LEVELS)) {
-      while (faults->count > before) {
+      while (faults->count > before)
         ss_close(&faults->events[--faults->count]);
-      }
       return false;
     }
   }
@@ -96,9 +92,8 @@ bool ss_perf_faults_open(struct ss_perf *perf, const struct perf_event_attr *lik
 
 static void switch_level(struct ss_perf_faults *faults, unsigned level, bool on)
 {
-  for (size_t i = level; i < faults->count; i += LEVELS) {
+  for (size_t i = level; i < faults->count; i += LEVELS)
     ioctl(faults->events[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
-  }
 }
 
 void ss_perf_faults_enable(struct ss_perf *perf, bool on)
@@ -139,9 +134,8 @@ void ss_perf_faults_adapt(struct ss_perf *perf, uint64_t samples, uint64_t now_n
 void ss_perf_faults_close(struct ss_perf *perf)
 {
   struct ss_perf_faults *faults = &perf->faults;
-  for (size_t i = 0; i < faults->count; i++) {
+  for (size_t i = 0; i < faults->count; i++)
     ss_close(&faults->events[i]);
-  }
   free(faults->events);
   ss_idmap_release(&faults->ids);
   *faults = (struct ss_perf_faults){0};

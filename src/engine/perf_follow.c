@@ -17,9 +17,8 @@
 size_t ss_perf_choose_layout(struct ss_perf *perf)
 {
   unsigned from = perf->config.per_thread_from;
-  if (perf->cpu_count < (from > 0 ? from : SS_PER_THREAD_CPUS)) {
+  if (perf->cpu_count < (from > 0 ? from : SS_PER_THREAD_CPUS))
     return perf->cpu_count;
-  }
   perf->facts.per_thread = true;
   perf->cpus[0] = -1;
   perf->cpu_count = 1;
@@ -30,11 +29,9 @@ size_t ss_perf_choose_layout(struct ss_perf *perf)
 
 static struct ss_perf_ring *unused_ring(struct ss_perf *perf)
 {
-  for (unsigned i = 0; i < perf->facts.cpus; i++) {
-    if (!perf->rings[i].page) {
+  for (unsigned i = 0; i < perf->facts.cpus; i++)
+    if (!perf->rings[i].page)
       return &perf->rings[i];
-    }
-  }
   return perf->facts.cpus < SS_RINGS_MAX ? &perf->rings[perf->facts.cpus++] : NULL;
 }
 
@@ -53,9 +50,8 @@ enum ss_err ss_perf_add_ring(struct ss_perf *perf, pid_t tid, struct ss_perf_rin
                              struct ss_diag *diag)
 {
   int fd = ss_perf_open_event(&perf->attr, tid, -1);
-  if (fd < 0) {
+  if (fd < 0)
     return errno == ESRCH ? SS_ERR_GONE : ss_perf_refused(diag, tid);
-  }
   struct ss_perf_ring *ring = unused_ring(perf);
   if (!ring || ss_perf_ring_map(ring, fd, -1, perf->facts.ring_bytes) != SS_ERR_OK) {
     ss_close(&fd);
@@ -67,9 +63,8 @@ enum ss_err ss_perf_add_ring(struct ss_perf *perf, pid_t tid, struct ss_perf_rin
     return ss_fail(diag, SS_ERR_NOMEM, "perf events");
   }
   perf->facts.events = (unsigned)perf->count;
-  if (out) {
+  if (out)
     *out = ring;
-  }
   return SS_ERR_OK;
 }
 

@@ -82,9 +82,8 @@ static void init_attr(struct perf_event_attr *attr, const struct ss_perf_config 
 int ss_perf_open_event(struct perf_event_attr *attr, pid_t tid, int cpu)
 {
   int fd = ss_perf_event_open(attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
-  if (fd < 0 && errno == EMFILE && ss_raise_file_limit()) {
+  if (fd < 0 && errno == EMFILE && ss_raise_file_limit())
     fd = ss_perf_event_open(attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
-  }
   return fd;
 }
 
@@ -126,9 +125,8 @@ enum ss_err ss_perf_refused(struct ss_diag *diag, pid_t pid)
     return ss_fail(diag, SS_ERR_ACCESS, "perf is refused: no access to process %d",
                    (int)pid);
   }
-  if (err == EMFILE || err == ENFILE) {
+  if (err == EMFILE || err == ENFILE)
     return ss_fail(diag, SS_ERR_LIMIT, "perf needs more open files than are allowed");
-  }
   errno = err;
   return ss_fail_errno(diag, "perf_event_open on process %d", (int)pid);
 }
@@ -138,15 +136,14 @@ enum ss_err ss_perf_refused(struct ss_diag *diag, pid_t pid)
 /* Gives up one thing that the errno of a refused event points to. */
 static bool give_up_something(struct perf_event_attr *attr, int err)
 {
-  if ((err == EACCES || err == EPERM) && !attr->exclude_kernel) {
+  if ((err == EACCES || err == EPERM) && !attr->exclude_kernel)
     set_user_only(attr);
-  } else if (err == EINVAL && attr->inherit_thread) {
+  else if (err == EINVAL && attr->inherit_thread)
     attr->inherit_thread = 0;
-  } else if (err == EINVAL && attr->context_switch) {
+  else if (err == EINVAL && attr->context_switch)
     attr->context_switch = 0;
-  } else {
+  else
     return false;
-  }
   return true;
 }
 
@@ -179,9 +176,8 @@ static enum ss_err probe(struct ss_perf *perf, pid_t pid, struct ss_diag *diag)
       return ss_perf_keep_event(perf, fd) ? SS_ERR_OK
                                           : ss_fail(diag, SS_ERR_NOMEM, "perf events");
     }
-    if (!give_up_something(&perf->attr, errno)) {
+    if (!give_up_something(&perf->attr, errno))
       return ss_perf_refused(diag, pid);
-    }
   }
 }
 
@@ -199,11 +195,9 @@ static enum ss_err list_cpus(struct ss_perf *perf, pid_t pid, struct ss_diag *di
     err = ss_fail_errno(diag, "CPUs of process %d", (int)pid);
     goto out;
   }
-  for (int cpu = 0; cpu < SS_CPUS_MAX; cpu++) {
-    if (CPU_ISSET_S((size_t)cpu, bytes, set)) {
+  for (int cpu = 0; cpu < SS_CPUS_MAX; cpu++)
+    if (CPU_ISSET_S((size_t)cpu, bytes, set))
       perf->cpus[perf->cpu_count++] = cpu;
-    }
-  }
 out:
   CPU_FREE(set);
   return err;
@@ -213,9 +207,8 @@ out:
 
 static void unmap_rings(struct ss_perf *perf)
 {
-  for (unsigned i = 0; i < perf->facts.cpus; i++) {
+  for (unsigned i = 0; i < perf->facts.cpus; i++)
     ss_perf_ring_unmap(&perf->rings[i]);
-  }
   perf->facts.cpus = 0;
 }
 
@@ -223,9 +216,8 @@ static void close_events(struct ss_perf *perf)
 {
   ss_perf_faults_close(perf);
   unmap_rings(perf);
-  for (size_t i = 0; i < perf->count; i++) {
+  for (size_t i = 0; i < perf->count; i++)
     ss_close(&perf->events[i]);
-  }
   perf->count = 0;
 }
 
@@ -248,23 +240,19 @@ static uint64_t smallest_ring(uint32_t snapshot)
 {
   uint64_t need = (uint64_t)SS_RING_MIN_RECORDS * (snapshot + RECORD_OVERHEAD);
   uint64_t bytes = RING_SMALLEST;
-  while (bytes < need) {
+  while (bytes < need)
     bytes *= 2;
-  }
   return bytes;
 }
 
 static bool map_some_size(struct ss_perf *perf, uint32_t snapshot)
 {
   uint64_t wanted = RING_WANTED;
-  if (perf->config.rate_hz > 1000) {
+  if (perf->config.rate_hz > 1000)
     wanted *= 4;
-  }
-  for (uint64_t bytes = wanted; bytes >= smallest_ring(snapshot); bytes /= 2) {
-    if (map_rings(perf, bytes)) {
+  for (uint64_t bytes = wanted; bytes >= smallest_ring(snapshot); bytes /= 2)
+    if (map_rings(perf, bytes))
       return true;
-    }
-  }
   return false;
 }
 
@@ -284,18 +272,16 @@ static enum ss_err open_cpus(struct ss_perf *perf, pid_t pid, struct ss_diag *di
       err = ss_perf_refused(diag, pid);
     }
   }
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     perf->cpu_count = used;
-  }
   return err;
 }
 
 static void say_shrunk(struct ss_perf *perf, uint32_t wanted)
 {
   const struct ss_perf_facts *facts = &perf->facts;
-  if (facts->snapshot == wanted) {
+  if (facts->snapshot == wanted)
     return;
-  }
   snprintf(
       perf->facts.reason, sizeof perf->facts.reason,
       "locked memory is short (kernel.perf_event_mlock_kb, ulimit -l): rings of %llu "
@@ -312,18 +298,16 @@ static enum ss_err open_rings(struct ss_perf *perf, pid_t pid, struct ss_diag *d
   for (uint32_t snapshot = wanted;; snapshot = *next++) {
     set_snapshot(&perf->attr, snapshot);
     enum ss_err err = open_cpus(perf, pid, diag);
-    if (err != SS_ERR_OK) {
+    if (err != SS_ERR_OK)
       return err;
-    }
     if (map_some_size(perf, snapshot)) {
       perf->facts.snapshot = snapshot;
       say_shrunk(perf, wanted);
       return SS_ERR_OK;
     }
     close_events(perf);
-    while (*next >= snapshot && *next > 0) {
+    while (*next >= snapshot && *next > 0)
       next++;
-    }
     if (*next == 0) {
       return ss_fail(diag, SS_ERR_LIMIT,
                      "perf rings of %u KB a CPU are refused: raise ulimit -l or "
@@ -339,13 +323,11 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
                          pid_t pid, struct ss_diag *diag)
 {
   *perf = NULL;
-  if (config->rate_hz == 0 || config->rate_hz > SS_RATE_MAX_HZ) {
+  if (config->rate_hz == 0 || config->rate_hz > SS_RATE_MAX_HZ)
     return ss_fail(diag, SS_ERR_USAGE, "rate of %u Hz", config->rate_hz);
-  }
   struct ss_perf *p = calloc(1, sizeof *p);
-  if (!p) {
+  if (!p)
     return ss_fail(diag, SS_ERR_NOMEM, "perf events");
-  }
   p->config = *config;
   p->facts.period_ns = 1000000000u / config->rate_hz;
   init_attr(&p->attr, config, p->facts.period_ns);
@@ -365,9 +347,8 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
   say_given_up(p);
   p->facts.kernel_samples = !p->attr.exclude_kernel;
   p->facts.switches = p->attr.context_switch;
-  if (!p->facts.kernel_samples && !p->facts.per_thread) {
+  if (!p->facts.kernel_samples && !p->facts.per_thread)
     p->facts.faults = ss_perf_faults_open(p, &p->attr, pid);
-  }
   p->facts.events = (unsigned)(p->count + p->faults.count);
   p->attr.enable_on_exec = 0; /* events added later run at once, or when enabled */
   *perf = p;
@@ -378,9 +359,8 @@ static enum ss_err add_on_ring(struct ss_perf *perf, const struct ss_perf_ring *
                                pid_t tid, struct ss_diag *diag)
 {
   int fd = ss_perf_open_event(&perf->attr, tid, ring->cpu);
-  if (fd < 0) {
+  if (fd < 0)
     return errno == ESRCH ? SS_ERR_GONE : ss_perf_refused(diag, tid);
-  }
   if (ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring->fd) != 0) {
     enum ss_err err = ss_fail_errno(diag, "perf ring of CPU %d", ring->cpu);
     ss_close(&fd);
@@ -394,30 +374,26 @@ enum ss_err ss_perf_add(struct ss_perf *perf, pid_t tid, struct ss_diag *diag)
 {
   size_t before = perf->count;
   perf->attr.disabled = !perf->enabled;
-  if (perf->facts.per_thread) {
+  if (perf->facts.per_thread)
     return ss_perf_add_ring(perf, tid, NULL, diag);
-  }
   for (unsigned i = 0; i < perf->facts.cpus; i++) {
     enum ss_err err = add_on_ring(perf, &perf->rings[i], tid, diag);
     if (err != SS_ERR_OK) { /* all CPUs of a thread, or none */
-      while (perf->count > before) {
+      while (perf->count > before)
         ss_close(&perf->events[--perf->count]);
-      }
       return err;
     }
   }
-  if (perf->facts.faults && !ss_perf_faults_open(perf, &perf->attr, tid)) {
+  if (perf->facts.faults && !ss_perf_faults_open(perf, &perf->attr, tid))
     ss_note(perf->config.notes, "page faults of some threads are not sampled");
-  }
   perf->facts.events = (unsigned)(perf->count + perf->faults.count);
   return SS_ERR_OK;
 }
 
 static void switch_all(const int *events, size_t count, bool on)
 {
-  for (size_t i = 0; i < count; i++) {
+  for (size_t i = 0; i < count; i++)
     ioctl(events[i], on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0);
-  }
 }
 
 void ss_perf_enable(struct ss_perf *perf, bool on)
@@ -443,9 +419,8 @@ uint64_t ss_perf_count_of(int event)
 uint64_t ss_perf_count_ns(const struct ss_perf *perf)
 {
   uint64_t sum = perf->ended_ns;
-  for (size_t i = 0; i < perf->count; i++) {
+  for (size_t i = 0; i < perf->count; i++)
     sum += ss_perf_count_of(perf->events[i]);
-  }
   return sum;
 }
 
@@ -457,9 +432,8 @@ size_t ss_perf_rings(struct ss_perf *perf, struct ss_perf_ring **rings)
 
 void ss_perf_close(struct ss_perf *perf)
 {
-  if (!perf) {
+  if (!perf)
     return;
-  }
   close_events(perf);
   pthread_mutex_destroy(&perf->lock);
   free(perf->events);

@@ -49,9 +49,8 @@ static void read_stamp(struct ss_cursor *c, struct stamp *s)
 static bool split_trailer(const void *bytes, size_t len, struct ss_cursor *body,
                           struct stamp *s)
 {
-  if (len < HEADER + TRAILER) {
+  if (len < HEADER + TRAILER)
     return false;
-  }
   struct ss_cursor whole = ss_cursor_init(bytes, len);
   struct ss_cursor tail = ss_cursor_sub(&whole, len - TRAILER, TRAILER);
   read_stamp(&tail, s);
@@ -74,16 +73,13 @@ struct sample_parts {
 
 static bool read_stack(struct ss_cursor *c, struct sample_parts *p)
 {
-  if (c->left == 0) { /* opened without PERF_SAMPLE_STACK_USER */
+  if (c->left == 0) /* opened without PERF_SAMPLE_STACK_USER */
     return true;
-  }
   uint64_t size = ss_read_u64(c);
-  if (c->failed || size == 0) { /* kernel thread, or no room in the record */
+  if (c->failed || size == 0) /* kernel thread, or no room in the record */
     return !c->failed;
-  }
-  if (size % 8 != 0 || size > c->left) {
+  if (size % 8 != 0 || size > c->left)
     return false;
-  }
   p->stack_at = ss_cursor_offset(c);
   ss_skip(c, (size_t)size);
   uint64_t valid = ss_read_u64(c);
@@ -103,14 +99,12 @@ static bool read_sample(const void *bytes, size_t len, struct sample_parts *p)
   p->stamp.cpu = ss_read_u32(&c);
   ss_skip(&c, 4);
   p->n_chain = ss_read_u64(&c);
-  if (c.failed || p->n_chain > c.left / 8) {
+  if (c.failed || p->n_chain > c.left / 8)
     return false;
-  }
   p->chain = ss_read_bytes(&c, (size_t)p->n_chain * 8);
   p->abi = ss_read_u64(&c);
-  if (p->abi != PERF_SAMPLE_REGS_ABI_NONE) {
+  if (p->abi != PERF_SAMPLE_REGS_ABI_NONE)
     p->regs = ss_read_bytes(&c, SS_REG_COUNT * 8);
-  }
   return !c.failed && read_stack(&c, p);
 }
 
@@ -123,9 +117,8 @@ static void kernel_chain(const struct sample_parts *p, struct ss_record *out)
     const unsigned char *at = c.cur;
     uint64_t ip = ss_read_u64(&c);
     if (ip >= PERF_CONTEXT_MAX) {
-      if (inside) {
+      if (inside)
         return;
-      }
       inside = ip == PERF_CONTEXT_KERNEL;
       out->u.sample.kernel_ips = inside ? at + 8 : NULL;
     } else if (inside) {
@@ -146,9 +139,8 @@ static bool decode_sample(const void *bytes, size_t len, const struct header *h,
                           struct ss_record *out)
 {
   struct sample_parts p;
-  if (!read_sample(bytes, len, &p)) {
+  if (!read_sample(bytes, len, &p))
     return false;
-  }
   set_stamp(out, &p.stamp);
   out->u.sample.event = p.event;
   out->u.sample.ip = p.ip;
@@ -157,9 +149,8 @@ static bool decode_sample(const void *bytes, size_t len, const struct header *h,
   kernel_chain(&p, out);
   if (p.abi == PERF_SAMPLE_REGS_ABI_64) {
     struct ss_cursor regs = ss_cursor_init(p.regs, SS_REG_COUNT * 8);
-    for (int i = 0; i < SS_REG_COUNT; i++) {
+    for (int i = 0; i < SS_REG_COUNT; i++)
       out->u.sample.regs.r[i] = ss_read_u64(&regs);
-    }
     out->u.sample.has_regs = true;
   }
   if (p.stack_at != 0) {
@@ -236,9 +227,8 @@ static bool decode_switch(struct ss_cursor *c, const struct header *h,
 static bool decode_lost(struct ss_cursor *c, const struct header *h,
                         struct ss_record *out)
 {
-  if (h->type == PERF_RECORD_LOST) {
+  if (h->type == PERF_RECORD_LOST)
     ss_skip(c, 8); /* event id */
-  }
   out->u.lost.count = ss_read_u64(c);
   out->type = SS_REC_LOST;
   return !c->failed;
@@ -281,9 +271,8 @@ bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out)
   *out = (struct ss_record){.type = SS_REC_OTHER};
   struct ss_cursor c = ss_cursor_init(bytes, len);
   struct header h;
-  if (!read_header(&c, len, &h)) {
+  if (!read_header(&c, len, &h))
     return false;
-  }
   if (h.type == PERF_RECORD_SAMPLE) {
     out->type = SS_REC_SAMPLE;
     return decode_sample(bytes, len, &h, out);
@@ -291,9 +280,8 @@ bool ss_record_decode(const void *bytes, size_t len, struct ss_record *out)
   const struct kind *kind = kind_of(h.type);
   struct ss_cursor body;
   struct stamp stamp;
-  if (!kind || !split_trailer(bytes, len, &body, &stamp)) {
+  if (!kind || !split_trailer(bytes, len, &body, &stamp))
     return false;
-  }
   set_stamp(out, &stamp);
   return kind->decode(&body, &h, out);
 }
@@ -306,37 +294,31 @@ bool ss_record_peek(const void *bytes, size_t len, struct ss_record_peek *out)
   struct ss_cursor c = ss_cursor_init(bytes, len);
   struct header h;
   struct stamp stamp;
-  if (!read_header(&c, len, &h)) {
+  if (!read_header(&c, len, &h))
     return false;
-  }
   out->type = h.type;
   if (h.type == PERF_RECORD_SAMPLE) {
     struct sample_parts p;
-    if (!read_sample(bytes, len, &p)) {
+    if (!read_sample(bytes, len, &p))
       return false;
-    }
     stamp = p.stamp;
     out->stack_at = p.stack_at;
     out->stack_len = p.stack_len;
-    if (p.abi == PERF_SAMPLE_REGS_ABI_64) {
+    if (p.abi == PERF_SAMPLE_REGS_ABI_64)
       memcpy(&out->sp, p.regs + SS_REG_SP * sizeof out->sp, sizeof out->sp);
-    }
-    if (p.stack_at != 0) {
+    if (p.stack_at != 0)
       out->compact_len = p.stack_at + (p.stack_len + 7) / 8 * 8 + 8;
-    }
   } else {
     struct ss_cursor body;
     const struct kind *kind = kind_of(h.type);
-    if (!split_trailer(bytes, len, &body, &stamp)) {
+    if (!split_trailer(bytes, len, &body, &stamp))
       return false;
-    }
     out->rank = kind ? kind->rank : SS_RANK_REST;
     out->out =
         h.type == PERF_RECORD_SWITCH && (h.misc & PERF_RECORD_MISC_SWITCH_OUT) != 0;
     struct ss_record lost;
-    if (kind && kind->decode == decode_lost && decode_lost(&body, &h, &lost)) {
+    if (kind && kind->decode == decode_lost && decode_lost(&body, &h, &lost))
       out->lost = lost.u.lost.count;
-    }
   }
   out->pid = stamp.pid;
   out->tid = stamp.tid;
@@ -375,9 +357,8 @@ size_t ss_record_make_lost(unsigned char *to, size_t cap, uint64_t count,
                            uint64_t time_ns, uint32_t cpu)
 {
   size_t len = HEADER + 16 + TRAILER;
-  if (cap < len) {
+  if (cap < len)
     return 0;
-  }
   memset(to, 0, len);
   put_header(to, PERF_RECORD_LOST, 0, len);
   put_u64(to + HEADER + 8, count);

@@ -19,9 +19,8 @@ enum ss_err ss_perf_ring_map(struct ss_perf_ring *ring, int fd, int cpu,
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
   size_t len = page + (size_t)data_bytes;
   void *base = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (base == MAP_FAILED) {
+  if (base == MAP_FAILED)
     return SS_ERR_LIMIT;
-  }
   ring->cpu = cpu;
   ring->fd = fd;
   ring->page = base;
@@ -33,9 +32,8 @@ enum ss_err ss_perf_ring_map(struct ss_perf_ring *ring, int fd, int cpu,
 
 void ss_perf_ring_unmap(struct ss_perf_ring *ring)
 {
-  if (ring->page) {
+  if (ring->page)
     munmap(ring->page, ring->map_len);
-  }
   *ring = (struct ss_perf_ring){.fd = -1};
 }
 
@@ -69,24 +67,21 @@ const void *ss_perf_reader_next(struct ss_perf_reader *reader, size_t *len)
 {
   struct ss_perf_ring *ring = reader->ring;
   uint64_t have = reader->head - reader->tail;
-  if (have == 0) {
+  if (have == 0)
     return NULL;
-  }
   /* Records are 8-aligned, so that a header never wraps. */
   uint64_t at = reader->tail & (ring->size - 1);
   struct perf_event_header header = {0};
-  if (have >= sizeof header && at % 8 == 0) {
+  if (have >= sizeof header && at % 8 == 0)
     memcpy(&header, ring->data + at, sizeof header);
-  }
   if (header.size < sizeof header || header.size > have) {
     reader->corrupt++;
     set_tail(reader, reader->head);
     return NULL;
   }
   *len = header.size;
-  if (at + header.size <= ring->size) {
+  if (at + header.size <= ring->size)
     return ring->data + at;
-  }
   size_t first = (size_t)(ring->size - at);
   memcpy(reader->scratch, ring->data + at, first);
   memcpy(reader->scratch + first, ring->data, header.size - first);

@@ -58,12 +58,10 @@ struct ss_plans *ss_plans_new(void)
 
 void ss_plans_free(struct ss_plans *plans)
 {
-  if (!plans) {
+  if (!plans)
     return;
-  }
-  for (size_t i = 0; i < plans->count; i++) {
+  for (size_t i = 0; i < plans->count; i++)
     free(plans->chunks[i]);
-  }
   free(plans->chunks);
   pthread_mutex_destroy(&plans->writers);
   free(plans);
@@ -197,11 +195,9 @@ bool ss_plans_get(const struct ss_plans *plans, pid_t pid, pid_t tid,
   const struct node *node = atomic_load(&plans->buckets[bucket_of(tid)]);
   for (int steps = 0; node && steps < STEPS_MAX; steps++) {
     if (atomic_load_explicit(&node->tid, memory_order_relaxed) == tid) {
-      for (int i = 0; i < TRIES; i++) {
-        if (read_node(node, pid, tid, out)) {
+      for (int i = 0; i < TRIES; i++)
+        if (read_node(node, pid, tid, out))
           return out->count > 0 || out->stack_end > 0;
-        }
-      }
       return false;
     }
     node = atomic_load(&node->next);

@@ -25,9 +25,8 @@ bool ss_queue_init(struct ss_queue *q, uint64_t size)
 
 void ss_queue_release(struct ss_queue *q)
 {
-  if (q->bytes) {
+  if (q->bytes)
     munmap(q->bytes, (size_t)q->size);
-  }
   *q = (struct ss_queue){0};
 }
 
@@ -54,9 +53,8 @@ bool ss_queue_is_empty(const struct ss_queue *q)
 static bool next_chunk(struct ss_queue *q)
 {
   uint64_t idle = atomic_load_explicit(&q->free, memory_order_acquire);
-  if (idle == 0) {
+  if (idle == 0)
     return false;
-  }
   uint32_t next = (uint32_t)__builtin_ctzll(idle);
   atomic_fetch_and_explicit(&q->free, ~((uint64_t)1 << next), memory_order_relaxed);
   atomic_store_explicit(&q->chunks[next].filled, 0, memory_order_relaxed);
@@ -69,9 +67,8 @@ static bool next_chunk(struct ss_queue *q)
 
 struct ss_entry *ss_queue_reserve(struct ss_queue *q, size_t size)
 {
-  if (size > q->chunk || (size > q->chunk - q->write_at && !next_chunk(q))) {
+  if (size > q->chunk || (size > q->chunk - q->write_at && !next_chunk(q)))
     return NULL;
-  }
   return entry_at(q, q->write_chunk, q->write_at);
 }
 
@@ -89,9 +86,8 @@ void ss_queue_commit(struct ss_queue *q, struct ss_entry *entry)
 static void give_back(struct ss_queue *q, uint32_t chunk)
 {
   struct ss_queue_chunk *c = &q->chunks[chunk];
-  if (!c->left || c->open > 0) {
+  if (!c->left || c->open > 0)
     return;
-  }
   c->left = false;
   c->taken = 0;
   atomic_fetch_or_explicit(&q->free, (uint64_t)1 << chunk, memory_order_release);
@@ -109,9 +105,8 @@ struct ss_entry *ss_queue_take(struct ss_queue *q)
       c->open++;
       return entry;
     }
-    if (next == 0) {
+    if (next == 0)
       return NULL;
-    }
     uint32_t left = q->read_chunk;
     q->read_chunk = next - 1;
     c->left = true;

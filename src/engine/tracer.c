@@ -39,9 +39,8 @@ static void count_stop(struct ss_tracer *t, uint64_t stopped_ns)
   t->budget_used_ns += stopped_ns;
   atomic_fetch_add(&t->stops, 1);
   atomic_fetch_add(&t->stop_total_ns, stopped_ns);
-  if (stopped_ns > atomic_load(&t->stop_max_ns)) {
+  if (stopped_ns > atomic_load(&t->stop_max_ns))
     atomic_store(&t->stop_max_ns, stopped_ns);
-  }
 }
 
 /* Follows the list that begins in what has been read. */
@@ -51,9 +50,8 @@ static void chase(struct ss_tracer *t, struct ss_own_record *own,
   struct ss_span spans[SS_PLAN_REGIONS_MAX + 1];
   struct ss_mem_spans known;
   size_t count = 0;
-  if (plan->chase.start == 0 || own->raw_len == 0) {
+  if (plan->chase.start == 0 || own->raw_len == 0)
     return;
-  }
   spans[count++] =
       (struct ss_span){own->rec.u.sample.regs.r[SS_REG_SP], own->tail_len, t->stack};
   count +=
@@ -124,11 +122,9 @@ static bool poll_stop(struct ss_tracer *t, struct ss_runner *r)
 
 static void poll_pending(struct ss_tracer *t)
 {
-  for (size_t i = 0; i < t->count && t->stopping > 0; i++) {
-    if (t->runners[i]->stopping) {
+  for (size_t i = 0; i < t->count && t->stopping > 0; i++)
+    if (t->runners[i]->stopping)
       (void)poll_stop(t, t->runners[i]);
-    }
-  }
 }
 
 /* Said once a process: its time is accounted all the same. */
@@ -136,14 +132,12 @@ static void refused(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
   pid_t tracer = ss_tracer_of(r->tid);
   struct ss_watched *p = r->process;
-  if (tracer == getpid()) { /* a dump of ours has it at this moment */
+  if (tracer == getpid()) /* a dump of ours has it at this moment */
     return;
-  }
   r->refused_ns = now_ns + REFUSED_NS;
   ss_tell_unseen(t, r, now_ns);
-  if (p->said_traced) {
+  if (p->said_traced)
     return;
-  }
   p->said_traced = true;
   if (tracer > 0) {
     ss_note(t->config.notes,
@@ -162,18 +156,16 @@ static void stop_and_sample(struct ss_tracer *t, struct ss_runner *r)
   uint64_t now_ns = ss_now_ns();
   struct ss_diag diag = {0};
   if (ss_stop_ask(&r->stop, r->tid, &diag) != SS_ERR_OK) {
-    if (diag.err == SS_ERR_ACCESS) {
+    if (diag.err == SS_ERR_ACCESS)
       refused(t, r, now_ns);
-    } else {
+    else
       r->gone = diag.err == SS_ERR_GONE;
-    }
     return;
   }
   do {
     ss_sleep_ns(STOP_STEP_NS);
-    if (poll_stop(t, r)) {
+    if (poll_stop(t, r))
       return;
-    }
   } while (ss_now_ns() < now_ns + STOP_PATIENCE_NS);
   r->stopping = true;
   t->stopping++;
@@ -183,14 +175,12 @@ static void stop_and_sample(struct ss_tracer *t, struct ss_runner *r)
 static void note_mappings(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
   struct ss_watched *p = r->process;
-  if (now_ns < p->exec_kb_ns + t->facts.period_ns) {
+  if (now_ns < p->exec_kb_ns + t->facts.period_ns)
     return;
-  }
   uint64_t exec_kb = ss_exec_kb(p->pid, r->tid);
   p->exec_kb_ns = now_ns;
-  if (exec_kb == 0 || exec_kb == p->exec_kb) {
+  if (exec_kb == 0 || exec_kb == p->exec_kb)
     return;
-  }
   if (p->exec_kb != 0) {
     struct ss_record rec = {
         .type = SS_REC_REMAP, .pid = p->pid, .tid = r->tid, .time_ns = now_ns};
@@ -204,9 +194,8 @@ static bool may_be_stopped(struct ss_tracer *t, struct ss_runner *r)
 {
   struct ss_blocked blocked;
   struct ss_stat st;
-  if (!ss_stat_read(&st, r->process->pid, r->tid)) {
+  if (!ss_stat_read(&st, r->process->pid, r->tid))
     return false;
-  }
   ss_watch_stat(t, r, &st);
   return st.state == 'R' && !r->process->held &&
          ss_blocked_read(&blocked, r->process->pid, r->tid) && blocked.running;
@@ -217,9 +206,8 @@ static bool may_be_stopped(struct ss_tracer *t, struct ss_runner *r)
 static bool within_budget(struct ss_tracer *t, uint64_t now_ns)
 {
   uint64_t earned_ns = (now_ns - t->start_ns) / 100 * SS_STOP_BUDGET_PCT;
-  if (earned_ns > t->budget_used_ns + BUDGET_SAVED_NS) {
+  if (earned_ns > t->budget_used_ns + BUDGET_SAVED_NS)
     t->budget_used_ns = earned_ns - BUDGET_SAVED_NS;
-  }
   return t->budget_used_ns < earned_ns;
 }
 
@@ -229,9 +217,8 @@ static void take_turns(struct ss_tracer *t, uint64_t now_ns)
   for (size_t i = 0; i < count; i++) {
     struct ss_runner *r = t->runners[(t->turn + i) % count];
     if (r->gone || r->stopping || r->process->held || ss_periods_due(t, r) == 0 ||
-        now_ns < r->refused_ns) {
+        now_ns < r->refused_ns)
       continue;
-    }
     if (!within_budget(t, ss_now_ns())) {
       t->merged_for_budget++;
       t->turn = (t->turn + i) % count; /* it is the first of the next round */
@@ -248,18 +235,16 @@ static void publish(struct ss_tracer *t)
 {
   struct ss_cpu *cpu = t->cpu;
   atomic_store_explicit(&cpu->drained_ns, t->bound_ns, memory_order_release);
-  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 4) {
+  if (ss_queue_used(&cpu->queue) > SS_QUEUE_BYTES / 4)
     ss_capture_wake_stage_2(t->capture);
-  }
 }
 
 /* Rounds keep no beat with what the target does. */
 static uint64_t next_period(struct ss_tracer *t)
 {
   uint64_t period_ns = t->facts.period_ns;
-  if (t->processes && t->processes->held && period_ns > HELD_TICK_NS) {
+  if (t->processes && t->processes->held && period_ns > HELD_TICK_NS)
     return HELD_TICK_NS;
-  }
   t->random = t->random * 6364136223846793005u + 1442695040888963407u;
   return period_ns / 4 * 3 + (t->random >> 33) % (period_ns / 2 + 1);
 }
@@ -300,9 +285,8 @@ static void *run(void *arg)
     rest_until(t, now_ns + next_period(t));
   }
   await_last(t);
-  for (size_t i = 0; i < t->count; i++) {
+  for (size_t i = 0; i < t->count; i++)
     ss_tell_rest(t, t->runners[i], ss_now_ns());
-  }
   if (t->merged_for_budget > 0) {
     ss_note(t->config.notes,
             "stops were held within %d %% of the time: some samples stand for more than "
@@ -327,9 +311,8 @@ static enum ss_err probe(pid_t root, struct ss_diag *diag)
   struct ss_diag why = {0};
   enum ss_err err = ss_stop_look(root, 1000, no_look, NULL, NULL, &why);
   pid_t tracer = err == SS_ERR_ACCESS ? ss_tracer_of(root) : 0;
-  if (err != SS_ERR_ACCESS || tracer > 0) {
+  if (err != SS_ERR_ACCESS || tracer > 0)
     return SS_ERR_OK; /* refused for now at most: said when its turn comes */
-  }
   return ss_fail(diag, SS_ERR_ACCESS, "ptrace is refused, too (%s)", why.text);
 }
 
@@ -344,18 +327,15 @@ static enum ss_err start(struct ss_tracer *t, struct ss_diag *diag)
   cpu->kick = cpu->epoll = -1;
   t->capture->cpu_count = 1;
   if (!t->stack || !t->raw || !t->chased.regions || !t->chased.bytes ||
-      !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES)) {
+      !ss_queue_init(&cpu->queue, SS_QUEUE_BYTES))
     return ss_fail(diag, SS_ERR_NOMEM, "the ptrace engine");
-  }
-  if (!ss_watch_begin(t, diag)) {
+  if (!ss_watch_begin(t, diag))
     return SS_ERR_GONE;
-  }
   t->start_ns = ss_now_ns();
   t->random = t->start_ns | 1;
   errno = pthread_create(&t->thread, NULL, run, t);
-  if (errno != 0) {
+  if (errno != 0)
     return ss_fail_errno(diag, "the ptrace engine's thread");
-  }
   t->started = true;
   return SS_ERR_OK;
 }
@@ -367,12 +347,10 @@ enum ss_err ss_capture_start_tracer(struct ss_capture **capture, pid_t root,
   struct ss_capture *c;
   *capture = NULL;
   enum ss_err err = probe(root, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = ss_capture_new(&c, 1, config->notes, diag);
-  }
-  if (err != SS_ERR_OK) {
+  if (err != SS_ERR_OK)
     return err;
-  }
   struct ss_tracer *t = calloc(1, sizeof *t);
   if (!t) {
     ss_capture_free(c);
@@ -408,9 +386,8 @@ void ss_tracer_join(struct ss_tracer *t)
 
 void ss_tracer_free(struct ss_tracer *t)
 {
-  if (!t) {
+  if (!t)
     return;
-  }
   ss_watch_release(t);
   free(t->stack);
   free(t->raw);

@@ -125,13 +125,11 @@ void ss_tell_sample(struct ss_tracer *t, struct ss_runner *r, struct ss_own_reco
   put_sample(t, own, due - kernel);
   own->rec.u.sample.ago_ns = 0;
   own->rec.u.sample.kernel = true;
-  if (call < 0 && faults_explain(r, kernel_ns)) {
+  if (call < 0 && faults_explain(r, kernel_ns))
     own->rec.u.sample.call = SS_CALL_FAULT;
-  }
   put_sample(t, own, kernel);
-  if (kernel > 0) {
+  if (kernel > 0)
     r->faults = 0;
-  }
   r->kernel_owed_ns -= (int64_t)kernel_ns;
   r->sampled_ns += due * t->facts.period_ns;
 }
@@ -154,16 +152,14 @@ void ss_tell_unseen(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 void ss_tell_rest(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
   ss_tell_unseen(t, r, now_ns);
-  if (r->cpu_ns != r->told_cpu_ns) {
+  if (r->cpu_ns != r->told_cpu_ns)
     ss_tell_usage(t, r, now_ns);
-  }
 }
 
 void ss_tell_exit(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
-  if (r->leader_ended) {
+  if (r->leader_ended)
     return;
-  }
   ss_tell_rest(t, r, now_ns);
   struct ss_record rec = {.type = SS_REC_EXIT,
                           .pid = r->process->pid,

@@ -67,9 +67,8 @@ static bool read_schedstat(struct ss_tracer *t, struct ss_runner *r, uint64_t *c
            (errno != ENOENT && errno != ESRCH); /* not now: as it was */
   }
   ssize_t got = pread(r->schedstat, text, sizeof text - 1, 0);
-  if (got <= 0) {
+  if (got <= 0)
     return false;
-  }
   text[got] = '\0';
   char *end = text;
   *cpu_ns = strtoull(end, &end, 10);
@@ -137,15 +136,13 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
 {
   struct ss_watched *p = r->process;
   uint64_t image = image_of(st);
-  if (image == 0 || image == p->image) {
+  if (image == 0 || image == p->image)
     return;
-  }
   bool exec = p->image != 0;
   p->image = image;
   p->exec_kb = 0;
-  if (!exec) {
+  if (!exec)
     return;
-  }
   bool born = p->held;
   uint64_t now_ns = ss_now_ns();
   p->held = false;
@@ -154,9 +151,8 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
   t->bound_ns = now_ns; /* threads that are found from here on are the new image's */
   if (born) {
     t->last_pid = 0; /* of which there may be some already */
-    if (!read_pipe(p->pid, 1, t->output, sizeof t->output)) {
+    if (!read_pipe(p->pid, 1, t->output, sizeof t->output))
       t->output[0] = '\0';
-    }
     forget_time(t, r);
     ss_tell_in(t, r, now_ns);
     ss_tell_out(t, r, now_ns);
@@ -168,12 +164,10 @@ static void note_image(struct ss_tracer *t, struct ss_runner *r, const struct ss
 static void note_split(struct ss_runner *r, const struct ss_stat *st)
 {
   uint64_t stime_ns = ss_ticks_ns(st->stime_ticks);
-  if (r->split_known && stime_ns > r->stime_ns) {
+  if (r->split_known && stime_ns > r->stime_ns)
     r->kernel_owed_ns += (int64_t)(stime_ns - r->stime_ns);
-  }
-  if (r->split_known && st->minflt > r->minflt) {
+  if (r->split_known && st->minflt > r->minflt)
     r->faults += st->minflt - r->minflt;
-  }
   r->split_known = true;
   r->stime_ns = stime_ns;
   r->minflt = st->minflt;
@@ -204,9 +198,8 @@ static void look_at_leader(struct ss_tracer *t, struct ss_watched *p)
 {
   struct ss_runner *leader = find_runner(t, p->pid);
   struct ss_stat st;
-  if (leader && ss_stat_read(&st, p->pid, p->pid)) {
+  if (leader && ss_stat_read(&st, p->pid, p->pid))
     ss_watch_stat(t, leader, &st);
-  }
 }
 
 /* `quiet`: it lives already when we come; stage 2 finds it by itself. */
@@ -216,22 +209,18 @@ static void add_threads(struct ss_tracer *t, struct ss_watched *p, bool quiet,
   pid_t *tids = NULL;
   size_t count = 0;
   struct ss_stat st;
-  if (ss_tasks_list(p->pid, &tids, &count) != SS_ERR_OK) {
+  if (ss_tasks_list(p->pid, &tids, &count) != SS_ERR_OK)
     return;
-  }
   for (size_t i = 0; i < count; i++) {
-    if (find_runner(t, tids[i]) || !ss_stat_read(&st, p->pid, tids[i])) {
+    if (find_runner(t, tids[i]) || !ss_stat_read(&st, p->pid, tids[i]))
       continue;
-    }
-    if (!quiet) {
+    if (!quiet)
       look_at_leader(t, p);
-    }
     struct ss_runner *r = runner_new(t, p, tids[i], &st);
-    if (r && quiet) {
+    if (r && quiet)
       forget_time(t, r);
-    } else if (r && tids[i] != p->pid) {
+    else if (r && tids[i] != p->pid)
       ss_tell_birth(t, r, p->pid, birth_ns(t, &st, now_ns), false);
-    }
     if (r) {
       note_split(r, &st);
       r->stime_ns = quiet ? r->stime_ns : 0;
@@ -264,9 +253,8 @@ static void add_child(struct ss_tracer *t, const struct ss_watched *parent,
 {
   struct ss_watched *p = process_new(t, st);
   struct ss_runner *r = p ? runner_new(t, p, st->pid, st) : NULL;
-  if (!r) {
+  if (!r)
     return;
-  }
   ss_tell_birth(t, r, parent->pid, birth_ns(t, st, now_ns), p->image != parent->image);
   r->split_known = true;
   add_threads(t, p, false, now_ns);
@@ -280,9 +268,8 @@ static const struct ss_watched *parent_of(const struct ss_tracer *t,
   const struct ss_watched *parent = find_process(t, st->ppid);
   char output[sizeof t->output];
   if (parent || !t->output[0] || !read_pipe(st->pid, 1, output, sizeof output) ||
-      strcmp(output, t->output) != 0) {
+      strcmp(output, t->output) != 0)
     return parent;
-  }
   return st->ppid == getpid() ? NULL : find_process(t, t->root);
 }
 
@@ -292,9 +279,8 @@ static void add_children(struct ss_tracer *t, uint64_t now_ns)
 {
   pid_t *pids = NULL;
   size_t count = 0;
-  if (ss_newcomers_list(&t->newcomers, &pids, &count) != SS_ERR_OK) {
+  if (ss_newcomers_list(&t->newcomers, &pids, &count) != SS_ERR_OK)
     return;
-  }
   bool news = count > 0;
   for (int pass = 0; pass < 8 && news; pass++) {
     news = false;
@@ -320,9 +306,8 @@ static uint64_t read_last_pid(const struct ss_tracer *t)
 {
   char text[128];
   ssize_t got = t->loadavg < 0 ? -1 : pread(t->loadavg, text, sizeof text - 1, 0);
-  if (got <= 0) {
+  if (got <= 0)
     return 0;
-  }
   text[got] = '\0';
   const char *last = strrchr(text, ' ');
   return last ? strtoull(last, NULL, 10) : 0;
@@ -336,20 +321,17 @@ static bool may_list(const struct ss_listing *l, uint64_t now_ns)
 static void list_processes(struct ss_tracer *t, uint64_t now_ns)
 {
   uint64_t begun_ns = ss_thread_cpu_ns();
-  if (!t->config.no_children) {
+  if (!t->config.no_children)
     add_children(t, now_ns);
-  }
   t->listed_processes = (struct ss_listing){now_ns, ss_thread_cpu_ns() - begun_ns};
 }
 
 static void list_threads(struct ss_tracer *t, uint64_t now_ns)
 {
   uint64_t begun_ns = ss_thread_cpu_ns();
-  for (struct ss_watched *p = t->processes; p; p = p->next) {
-    if (!p->held) {
+  for (struct ss_watched *p = t->processes; p; p = p->next)
+    if (!p->held)
       add_threads(t, p, false, now_ns);
-    }
-  }
   t->listed_threads = (struct ss_listing){now_ns, ss_thread_cpu_ns() - begun_ns};
 }
 
@@ -365,12 +347,10 @@ static void look_for_newcomers(struct ss_tracer *t, uint64_t now_ns)
     t->bound_ns = now_ns;
     return;
   }
-  if (processes) {
+  if (processes)
     list_processes(t, now_ns);
-  }
-  if (threads) {
+  if (threads)
     list_threads(t, now_ns);
-  }
   if (processes && threads) {
     t->last_pid = last_pid;
     t->bound_ns = now_ns;
@@ -384,9 +364,8 @@ static void look_for_newcomers(struct ss_tracer *t, uint64_t now_ns)
 static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t now_ns)
 {
   uint64_t cpu_ns = r->cpu_ns, runqueue_ns = r->runqueue_ns;
-  if (r->gone || r->process->held) {
+  if (r->gone || r->process->held)
     return;
-  }
   if (r->skip > 0) {
     r->skip--;
     return;
@@ -414,9 +393,8 @@ static void look_at_runner(struct ss_tracer *t, struct ss_runner *r, uint64_t no
   }
   r->cpu_ns = cpu_ns;
   r->runqueue_ns = runqueue_ns;
-  if (cpu_ns != r->told_cpu_ns && now_ns >= r->told_at_ns + USAGE_NS) {
+  if (cpu_ns != r->told_cpu_ns && now_ns >= r->told_at_ns + USAGE_NS)
     ss_tell_usage(t, r, now_ns);
-  }
 }
 
 /* Its leader's line, for a process that nobody samples: exec, names, the end of the
@@ -425,9 +403,8 @@ static void check_process(struct ss_tracer *t, struct ss_watched *p, uint64_t no
 {
   struct ss_runner *r = find_runner(t, p->pid);
   struct ss_stat st;
-  if (!r || (!p->held && now_ns < p->checked_ns + CHECK_NS)) {
+  if (!r || (!p->held && now_ns < p->checked_ns + CHECK_NS))
     return;
-  }
   p->checked_ns = now_ns;
   if (!ss_stat_read(&st, p->pid, p->pid) || ss_stat_ended(&st)) {
     r->gone = true;
@@ -464,11 +441,9 @@ static void bury_runners(struct ss_tracer *t, uint64_t now_ns)
 
 static bool has_runners(const struct ss_tracer *t, const struct ss_watched *p)
 {
-  for (size_t i = 0; i < t->count; i++) {
-    if (t->runners[i]->process == p) {
+  for (size_t i = 0; i < t->count; i++)
+    if (t->runners[i]->process == p)
       return true;
-    }
-  }
   return false;
 }
 
@@ -498,16 +473,13 @@ static void look_for_ends(struct ss_tracer *t, uint64_t now_ns)
   bool ends = false;
   for (struct ss_watched *p = t->processes; p; p = p->next) {
     bool ended = process_ended(p);
-    for (size_t i = 0; ended && i < t->count; i++) {
+    for (size_t i = 0; ended && i < t->count; i++)
       t->runners[i]->gone |= t->runners[i]->process == p;
-    }
-    if (!ended) {
+    if (!ended)
       check_process(t, p, now_ns);
-    }
   }
-  for (size_t i = 0; i < t->count && !ends; i++) {
+  for (size_t i = 0; i < t->count && !ends; i++)
     ends = t->runners[i]->gone;
-  }
   if (ends) {
     bury_runners(t, now_ns);
     bury_processes(t);
@@ -520,22 +492,19 @@ void ss_watch_look(struct ss_tracer *t, uint64_t now_ns)
 {
   t->told_ns = t->bound_ns;
   look_for_newcomers(t, now_ns);
-  for (size_t i = 0; i < t->count; i++) {
+  for (size_t i = 0; i < t->count; i++)
     look_at_runner(t, t->runners[i], now_ns);
-  }
   look_for_ends(t, now_ns);
 }
 
 static void add_living(struct ss_tracer *t, pid_t pid, uint64_t now_ns)
 {
   struct ss_stat st;
-  if (find_process(t, pid) || !ss_stat_read(&st, pid, 0) || ss_stat_ended(&st)) {
+  if (find_process(t, pid) || !ss_stat_read(&st, pid, 0) || ss_stat_ended(&st))
     return;
-  }
   struct ss_watched *p = process_new(t, &st);
-  if (p) {
+  if (p)
     add_threads(t, p, true, now_ns);
-  }
 }
 
 bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
@@ -549,9 +518,8 @@ bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
                                                             : KEPT_OPEN_MAX;
   t->loadavg = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
   t->last_pid = read_last_pid(t);
-  if (ss_newcomers_list(&t->newcomers, &pids, &count) == SS_ERR_OK) {
+  if (ss_newcomers_list(&t->newcomers, &pids, &count) == SS_ERR_OK)
     free(pids);
-  }
   pids = NULL;
   count = 0;
   add_living(t, t->root, now_ns);
@@ -560,11 +528,9 @@ bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
     return false;
   }
   t->processes->held = t->config.held;
-  if (!t->config.no_children && ss_tree_list(t->root, &pids, &count) == SS_ERR_OK) {
-    for (size_t i = 0; i < count; i++) {
+  if (!t->config.no_children && ss_tree_list(t->root, &pids, &count) == SS_ERR_OK)
+    for (size_t i = 0; i < count; i++)
       add_living(t, pids[i], now_ns);
-    }
-  }
   free(pids);
   t->bound_ns = t->listed_processes.at_ns = now_ns;
   return true;
@@ -572,9 +538,8 @@ bool ss_watch_begin(struct ss_tracer *t, struct ss_diag *diag)
 
 void ss_watch_release(struct ss_tracer *t)
 {
-  while (t->count > 0) {
+  while (t->count > 0)
     runner_free(t, t->runners[--t->count]);
-  }
   while (t->processes) {
     struct ss_watched *p = t->processes;
     t->processes = p->next;

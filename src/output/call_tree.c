@@ -20,14 +20,12 @@ uint32_t ss_tree_child(struct ss_tree *tree, uint32_t parent, uint32_t text)
 {
   uint64_t key = (uint64_t)parent << 32 | text;
   const uint64_t *known = ss_idmap_get(&tree->index, key);
-  if (known != NULL) {
+  if (known != NULL)
     return (uint32_t)*known;
-  }
   if (tree->count >= SS_ID_NONE ||
       !ss_grow(&tree->nodes, &tree->cap, tree->count + 1, sizeof *tree->nodes) ||
-      !ss_idmap_put(&tree->index, key, tree->count)) {
+      !ss_idmap_put(&tree->index, key, tree->count))
     return SS_ID_NONE;
-  }
   tree->nodes[tree->count] = (struct ss_tree_node){.parent = parent, .text = text};
   return (uint32_t)tree->count++;
 }

@@ -48,10 +48,9 @@ static uint8_t flag_of(const struct ss_profile *p, const struct ss_frame_row *f)
 
   switch (f->kind) {
   case SS_FRAME_SYNTHETIC:
-    for (size_t i = 0; i < sizeof kernel_frames / sizeof kernel_frames[0]; i++) {
+    for (size_t i = 0; i < sizeof kernel_frames / sizeof kernel_frames[0]; i++)
       if (strcmp(name, kernel_frames[i].name) == 0)
         return kernel_frames[i].flag;
-    }
     return 0;
   case SS_FRAME_PYTHON:
     return python_flag(name, ss_profile_str(p, f->file));
@@ -177,10 +176,9 @@ static size_t largest(const struct ss_idmap *map, struct ss_site *sites)
   while (ss_idmap_next(map, &pos, &key, &ns)) {
     struct ss_site site = {(uint32_t)(key >> 32), (int)(uint32_t)key, ns};
     size_t at = count < SS_SITES_MAX ? count++ : SS_SITES_MAX;
-    for (; at > 0 && sites[at - 1].weight_ns < ns; at--) {
+    for (; at > 0 && sites[at - 1].weight_ns < ns; at--)
       if (at < SS_SITES_MAX)
         sites[at] = sites[at - 1];
-    }
     if (at < SS_SITES_MAX)
       sites[at] = site;
   }

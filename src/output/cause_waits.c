@@ -41,7 +41,7 @@ static const struct {
   const char *name, *title, *text;
   const char *small; /* in the list of what is no cause; NULL: not told */
   bool others;       /* what the other threads did says more */
-  const char *view; /* as for ss_cause_view */
+  const char *view;  /* as for ss_cause_view */
   const char *attempt;
 } kinds[KINDS] = {
     {"gil_contention", "Waiting for the GIL", "other threads hold the interpreter's lock",

@@ -20,9 +20,8 @@ static bool thread_matches(const struct ss_profile *p, const struct ss_thread_ro
 {
   char *end;
   long long number = strtoll(word, &end, 10);
-  if (end != word && *end == '\0' && number == t->tid) {
+  if (end != word && *end == '\0' && number == t->tid)
     return true;
-  }
   return strcmp(ss_profile_str(p, t->name), word) == 0 ||
          strcmp(ss_profile_str(p, t->role), word) == 0;
 }
@@ -61,13 +60,11 @@ static enum ss_err fill_states(struct ss_filter_set *set, const char *word,
   enum ss_state only = SS_STATE_COUNT;
   if (wants(word)) {
     only = ss_state_parse(word);
-    if (only == SS_STATE_COUNT) {
+    if (only == SS_STATE_COUNT)
       return ss_fail(diag, SS_ERR_USAGE, "no state is called %s", word);
-    }
   }
-  for (int i = 0; i < SS_STATE_COUNT; i++) {
+  for (int i = 0; i < SS_STATE_COUNT; i++)
     set->states[i] = only == SS_STATE_COUNT || only == (enum ss_state)i;
-  }
   return SS_ERR_OK;
 }
 
@@ -90,15 +87,12 @@ enum ss_err ss_filter_set_init(struct ss_filter_set *set, const struct ss_profil
   set->all = !wants(f->test) && !wants(f->thread) && !wants(f->state) &&
              f->from_ns == 0 && f->to_ns == 0;
   enum ss_err err = fill_threads(set, p, f->thread, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = fill_phases(set, p, f->test, diag);
-  }
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = fill_states(set, f->state, diag);
-  }
-  if (err != SS_ERR_OK) {
+  if (err != SS_ERR_OK)
     ss_filter_set_release(set);
-  }
   return err;
 }
 
@@ -140,9 +134,8 @@ static bool recount_index(struct recount *r)
     uint64_t hash = total_hash(&r->p->totals[i]);
     const uint64_t *known = ss_idmap_get(&r->first, hash);
     r->next[i] = known == NULL ? 0 : (uint32_t)*known;
-    if (!ss_idmap_put(&r->first, hash, i + 1)) {
+    if (!ss_idmap_put(&r->first, hash, i + 1))
       return false;
-    }
     r->p->totals[i].samples = 0;
     r->p->totals[i].weight_ns = 0;
   }
@@ -159,9 +152,8 @@ static bool same_total(const struct ss_total *a, const struct ss_total *b)
 static bool recount_sample(void *arg, const struct ss_sample_row *row)
 {
   struct recount *r = arg;
-  if (row->time_ns < r->set->from_ns || row->time_ns >= r->set->to_ns) {
+  if (row->time_ns < r->set->from_ns || row->time_ns >= r->set->to_ns)
     return true;
-  }
   struct ss_total key = {.thread = row->thread,
                          .phase = row->phase,
                          .stack = row->stack,
@@ -187,11 +179,10 @@ static enum ss_err recount_window(struct ss_profile *p, const struct ss_filter_s
   struct recount r = {
       .p = p, .set = set, .next = calloc(p->n_totals + 1, sizeof *r.next)};
   enum ss_err err = SS_ERR_OK;
-  if (r.next == NULL || !recount_index(&r)) {
+  if (r.next == NULL || !recount_index(&r))
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for a time filter");
-  } else {
+  else
     err = ss_profile_samples(p, SS_ID_NONE, recount_sample, &r, diag);
-  }
   ss_idmap_release(&r.first);
   free(r.next);
   return err;
@@ -211,17 +202,15 @@ static enum ss_err recount_ledger(struct ss_profile *p, struct ss_diag *diag)
     uint32_t id = ss_intern(&keys, &key, sizeof key);
     p->times[i].ns = 0;
     ok = id != SS_ID_NONE;
-    if (ok) {
+    if (ok)
       rows[id] = (uint32_t)i;
-    }
   }
   for (size_t i = 0; i < p->n_totals && ok; i++) {
     const struct ss_total *t = &p->totals[i];
     struct key key = {t->thread, t->phase, t->state};
     uint32_t id = ss_intern_find(&keys, &key, sizeof key);
-    if (id != SS_ID_NONE) {
+    if (id != SS_ID_NONE)
       p->times[rows[id]].ns += t->weight_ns;
-    }
   }
   free(rows);
   ss_interner_release(&keys);
@@ -233,9 +222,8 @@ enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filt
 {
   struct ss_filter_set set;
   enum ss_err err = ss_filter_set_init(&set, p, filter, diag);
-  if (err != SS_ERR_OK) {
+  if (err != SS_ERR_OK)
     return err;
-  }
   if (set.from_ns > 0 || set.to_ns != UINT64_MAX) {
     err = recount_window(p, &set, diag);
     err = err == SS_ERR_OK ? recount_ledger(p, diag) : err;
@@ -249,9 +237,8 @@ enum ss_err ss_profile_filter(struct ss_profile *p, const struct ss_filter *filt
   }
   for (size_t i = 0; i < p->n_times; i++) {
     struct ss_time_row *t = &p->times[i];
-    if (!ss_filter_match(&set, t->thread, t->phase, t->state)) {
+    if (!ss_filter_match(&set, t->thread, t->phase, t->state))
       t->ns = 0;
-    }
   }
   ss_filter_set_release(&set);
   return err;

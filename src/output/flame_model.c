@@ -18,9 +18,8 @@ static bool group_of(struct flame *f, uint32_t phase, uint32_t *group)
 {
   const struct ss_profile *p = f->texts.profile;
   struct flame_group g = {SS_ID_NONE, SS_ID_NONE};
-  if (phase < p->n_phases) {
+  if (phase < p->n_phases)
     g = (struct flame_group){p->phases[phase].test, p->phases[phase].phase};
-  }
   uint64_t key = (uint64_t)g.test << 32 | g.phase;
   const uint64_t *known = ss_idmap_get(&f->group_index, key);
   if (known != NULL) {
@@ -28,9 +27,8 @@ static bool group_of(struct flame *f, uint32_t phase, uint32_t *group)
     return true;
   }
   if (!ss_grow(&f->groups, &f->groups_cap, f->n_groups + 1, sizeof *f->groups) ||
-      !ss_idmap_put(&f->group_index, key, f->n_groups)) {
+      !ss_idmap_put(&f->group_index, key, f->n_groups))
     return false;
-  }
   f->groups[f->n_groups] = g;
   *group = (uint32_t)f->n_groups++;
   return true;
@@ -39,9 +37,8 @@ static bool group_of(struct flame *f, uint32_t phase, uint32_t *group)
 static bool combo_of(struct flame *f, const struct ss_total *total, uint32_t *combo)
 {
   struct flame_combo c = {.thread = total->thread, .state = total->state};
-  if (!group_of(f, total->phase, &c.group)) {
+  if (!group_of(f, total->phase, &c.group))
     return false;
-  }
   uint64_t key = ((uint64_t)c.group << 24 | c.thread) << 8 | c.state;
   const uint64_t *known = ss_idmap_get(&f->combo_index, key);
   if (known != NULL) {
@@ -49,9 +46,8 @@ static bool combo_of(struct flame *f, const struct ss_total *total, uint32_t *co
     return true;
   }
   if (!ss_grow(&f->combos, &f->combos_cap, f->n_combos + 1, sizeof *f->combos) ||
-      !ss_idmap_put(&f->combo_index, key, f->n_combos)) {
+      !ss_idmap_put(&f->combo_index, key, f->n_combos))
     return false;
-  }
   f->combos[f->n_combos] = c;
   *combo = (uint32_t)f->n_combos++;
   return true;
@@ -68,9 +64,8 @@ static bool add_line(struct flame *f, uint32_t node, int line, uint64_t ns)
     return true;
   }
   if (!ss_grow(&f->lines, &f->lines_cap, f->n_lines + 1, sizeof *f->lines) ||
-      !ss_idmap_put(&f->line_index, key, f->n_lines)) {
+      !ss_idmap_put(&f->line_index, key, f->n_lines))
     return false;
-  }
   f->lines[f->n_lines++] = (struct flame_line){node, line, ns};
   return true;
 }
@@ -86,9 +81,8 @@ static uint32_t thread_text(struct flame *f, uint32_t thread, uint32_t name)
   const struct ss_profile *p = f->texts.profile;
   const char *role =
       thread < p->n_threads ? ss_profile_str(p, p->threads[thread].role) : "";
-  if (*role == '\0' || strcmp(role, "main") == 0 || name == SS_ID_NONE) {
+  if (*role == '\0' || strcmp(role, "main") == 0 || name == SS_ID_NONE)
     return name;
-  }
   struct ss_buf text = {0};
   ss_buf_addf(&text, "%s (%s)", ss_texts_str(&f->texts, name, NULL), role);
   uint32_t id = text.failed ? SS_ID_NONE
@@ -104,9 +98,8 @@ static uint32_t push_roots(struct flame *f, uint32_t thread)
   uint32_t node = SS_ID_NONE;
   if (roots.process != SS_ID_NONE) {
     node = push(f, SS_ID_NONE, roots.process);
-    if (node == SS_ID_NONE) {
+    if (node == SS_ID_NONE)
       return node;
-    }
   }
   return push(f, node, roots.thread);
 }
@@ -115,9 +108,8 @@ static bool add_cell(struct flame *f, const struct ss_total *total, uint32_t nod
 {
   uint32_t combo;
   if (!combo_of(f, total, &combo) ||
-      !ss_grow(&f->cells, &f->cells_cap, f->n_cells + 1, sizeof *f->cells)) {
+      !ss_grow(&f->cells, &f->cells_cap, f->n_cells + 1, sizeof *f->cells))
     return false;
-  }
   f->cells[f->n_cells++] =
       (struct flame_cell){node, combo, total->weight_ns, total->samples};
   f->tree.nodes[node].self_ns += total->weight_ns; /* for join_small only */
@@ -129,19 +121,16 @@ static bool add_total(struct flame *f, const struct ss_total *total)
   const struct ss_profile *p = f->texts.profile;
   enum ss_state state = (enum ss_state)total->state;
   uint32_t node = push_roots(f, total->thread);
-  if (node == SS_ID_NONE || !ss_path_of(&f->path, &f->texts, total->stack)) {
+  if (node == SS_ID_NONE || !ss_path_of(&f->path, &f->texts, total->stack))
     return false;
-  }
   for (size_t i = 0; i < f->path.count; i++) {
     int line = p->stacks[f->path.stacks[i]].line;
     node = push(f, node, f->path.texts[i]);
-    if (node == SS_ID_NONE || (line > 0 && !add_line(f, node, line, total->weight_ns))) {
+    if (node == SS_ID_NONE || (line > 0 && !add_line(f, node, line, total->weight_ns)))
       return false;
-    }
   }
-  if (ss_texts_wants_wait(&f->texts, state, total->stack)) {
+  if (ss_texts_wants_wait(&f->texts, state, total->stack))
     node = push(f, node, ss_texts_wait(&f->texts, state));
-  }
   return node != SS_ID_NONE && add_cell(f, total, node);
 }
 
@@ -159,9 +148,8 @@ static uint64_t *node_totals(const struct ss_tree *tree)
   uint64_t *totals = calloc(tree->count + 1, sizeof *totals);
   for (size_t i = tree->count; totals != NULL && i-- > 0;) {
     totals[i] += tree->nodes[i].self_ns;
-    if (tree->nodes[i].parent != SS_ID_NONE) {
+    if (tree->nodes[i].parent != SS_ID_NONE)
       totals[tree->nodes[i].parent] += totals[i];
-    }
   }
   return totals;
 }
@@ -169,9 +157,8 @@ static uint64_t *node_totals(const struct ss_tree *tree)
 static uint64_t nth_largest(const uint64_t *totals, size_t count, size_t n)
 {
   uint64_t *sorted = malloc(count * sizeof *sorted);
-  if (sorted == NULL) {
+  if (sorted == NULL)
     return UINT64_MAX;
-  }
   memcpy(sorted, totals, count * sizeof *sorted);
   qsort(sorted, count, sizeof *sorted, descending);
   uint64_t value = sorted[n];
@@ -194,9 +181,8 @@ static bool copy_kept(struct flame *f, struct ss_tree *kept, const uint64_t *tot
       f->joined_ns += n->self_ns;
     }
     map[i] = !keep && joined[up] ? up : ss_tree_child(kept, up, keep ? n->text : other);
-    if (map[i] == SS_ID_NONE) {
+    if (map[i] == SS_ID_NONE)
       return false;
-    }
     joined[map[i]] = !keep;
   }
   return true;
@@ -206,9 +192,8 @@ static void remap(struct flame *f, const uint64_t *totals, uint64_t least,
                   const uint32_t *map)
 {
   size_t lines = 0;
-  for (size_t i = 0; i < f->n_cells; i++) {
+  for (size_t i = 0; i < f->n_cells; i++)
     f->cells[i].node = map[f->cells[i].node];
-  }
   for (size_t i = 0; i < f->n_lines; i++) {
     if (totals[f->lines[i].node] > least) {
       f->lines[lines] = f->lines[i];
@@ -220,9 +205,8 @@ static void remap(struct flame *f, const uint64_t *totals, uint64_t least,
 
 static bool join_small(struct flame *f)
 {
-  if (f->tree.count <= FLAME_NODES_MAX) {
+  if (f->tree.count <= FLAME_NODES_MAX)
     return true;
-  }
   struct ss_tree kept = {0};
   uint64_t *totals = node_totals(&f->tree);
   uint32_t *map = calloc(f->tree.count, sizeof *map);
@@ -250,15 +234,12 @@ static bool join_small(struct flame *f)
 /* by_position has to know the positions; qsort passes nothing along. */
 static void set_positions(struct flame *f)
 {
-  for (size_t i = 0; i < f->tree.count; i++) {
+  for (size_t i = 0; i < f->tree.count; i++)
     f->position[f->order[i]] = (uint32_t)i;
-  }
-  for (size_t i = 0; i < f->n_cells; i++) {
+  for (size_t i = 0; i < f->n_cells; i++)
     f->cells[i].node = f->position[f->cells[i].node];
-  }
-  for (size_t i = 0; i < f->n_lines; i++) {
+  for (size_t i = 0; i < f->n_lines; i++)
     f->lines[i].node = f->position[f->lines[i].node];
-  }
 }
 
 static int by_cell(const void *a, const void *b)
@@ -271,9 +252,8 @@ static int by_cell(const void *a, const void *b)
 static int by_line(const void *a, const void *b)
 {
   const struct flame_line *x = a, *y = b;
-  if (x->node != y->node) {
+  if (x->node != y->node)
     return (x->node > y->node) - (x->node < y->node);
-  }
   return x->ns != y->ns ? (x->ns < y->ns) - (x->ns > y->ns)
                         : (x->line > y->line) - (x->line < y->line);
 }
@@ -298,9 +278,8 @@ enum ss_err flame_build(struct flame *f, struct ss_profile *p, struct ss_diag *d
 {
   enum ss_err err = ss_texts_init(&f->texts, p, diag);
   bool ok = err == SS_ERR_OK;
-  for (size_t i = 0; ok && i < p->n_totals; i++) {
+  for (size_t i = 0; ok && i < p->n_totals; i++)
     ok = p->totals[i].weight_ns == 0 || add_total(f, &p->totals[i]);
-  }
   ok = ok && join_small(f);
   if (ok) {
     f->order = ss_tree_preorder(&f->tree, &f->texts);
@@ -313,9 +292,8 @@ enum ss_err flame_build(struct flame *f, struct ss_profile *p, struct ss_diag *d
   }
   set_positions(f);
   merge_cells(f);
-  if (f->n_lines > 0) {
+  if (f->n_lines > 0)
     qsort(f->lines, f->n_lines, sizeof *f->lines, by_line);
-  }
   return SS_ERR_OK;
 }
 

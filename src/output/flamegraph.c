@@ -106,9 +106,8 @@ static void write_texts(struct page *g)
     size_t len, shared = 0;
     const char *s = ss_texts_str(&g->flame.texts, g->sorted[i], &len);
     while (shared < sizeof digits - 2 && shared < len && before[shared] == s[shared] &&
-           printable(s[shared])) {
+           printable(s[shared]))
       shared++;
-    }
     ss_outfile_printf(g->out, "%s\"%c", comma(i), digits[shared]);
     put_escaped(g, s + shared, len - shared);
     ss_outfile_write(g->out, "\"", 1);
@@ -120,9 +119,8 @@ static void write_text_facts(struct page *g)
 {
   bool first = true;
   ss_outfile_printf(g->out, "],\"kinds\":\"");
-  for (size_t i = 0; i < g->n_texts; i++) {
+  for (size_t i = 0; i < g->n_texts; i++)
     ss_outfile_printf(g->out, "%d", g->flame.texts.texts[g->sorted[i]].kind);
-  }
   ss_outfile_printf(g->out, "\",\"ops\":{");
   for (size_t i = 0; i < g->n_texts; i++) {
     uint32_t op = g->flame.texts.texts[g->sorted[i]].op;
@@ -142,9 +140,8 @@ static bool write_nodes(struct page *g)
   const struct flame *f = &g->flame;
   uint32_t *depth = calloc(f->tree.count + 1, sizeof *depth);
   uint32_t before = SS_ID_NONE; /* depth of the node before; -1 in the first */
-  if (depth == NULL) {
+  if (depth == NULL)
     return false;
-  }
   ss_outfile_printf(g->out, ",\n\"nodes\":[");
   for (size_t i = 0; i < f->tree.count; i++) {
     const struct ss_tree_node *n = &f->tree.nodes[f->order[i]];
@@ -181,14 +178,12 @@ static void write_lines(struct page *g)
   for (size_t i = 0; i < f->n_lines;) {
     uint32_t node = f->lines[i].node;
     size_t end = i, kept;
-    while (end < f->n_lines && f->lines[end].node == node) {
+    while (end < f->n_lines && f->lines[end].node == node)
       end++;
-    }
     kept = end - i < 3 ? end - i : 3;
     ss_outfile_printf(g->out, "%s%u,%zu", comma(i), node - before, kept);
-    for (size_t k = i; k < i + kept; k++) {
+    for (size_t k = i; k < i + kept; k++)
       ss_outfile_printf(g->out, ",%d,%llu", f->lines[k].line, us_of(f->lines[k].ns));
-    }
     before = node;
     i = end;
   }
@@ -204,15 +199,13 @@ static bool write_group_strings(struct page *g, bool tests, struct ss_idmap *ind
   ss_outfile_printf(g->out, ",\n\"%s\":[", tests ? "tests" : "phases");
   for (size_t i = 0; i < f->n_groups; i++) {
     uint32_t string = tests ? f->groups[i].test : f->groups[i].phase;
-    if (ss_idmap_get(index, string) != NULL) {
+    if (ss_idmap_get(index, string) != NULL)
       continue;
-    }
     ss_outfile_printf(g->out, "%s", comma(index->count));
     put_string(g, tests && string == SS_ID_NONE ? "(no test)"
                                                 : ss_profile_str(g->profile, string));
-    if (!ss_idmap_put(index, string, index->count)) {
+    if (!ss_idmap_put(index, string, index->count))
       return false;
-    }
   }
   ss_outfile_printf(g->out, "]");
   return true;
@@ -282,9 +275,8 @@ static bool write_data(struct page *g)
   const char *command = ss_profile_meta(p, SS_META_COMMAND_LINE);
   uint64_t start = ss_profile_meta_u64(p, SS_META_START_NS, 0);
   uint64_t end = ss_profile_meta_u64(p, SS_META_END_NS, start);
-  if (!sort_texts(g)) {
+  if (!sort_texts(g))
     return false;
-  }
   ss_outfile_printf(g->out, "{\"command\":");
   put_string(g, command != NULL ? command : "");
   ss_outfile_printf(g->out, ",\"wall\":%llu,\"other\":{\"nodes\":%llu,\"us\":%llu}",
@@ -323,9 +315,8 @@ static void add_hash(struct ss_buf *b, const unsigned char *bytes, size_t len)
   ss_buf_adds(b, "'sha256-");
   for (size_t i = 0; i < 64; i += 6) { /* 24 bits; the last group has 16 */
     unsigned bits = 0;
-    for (size_t k = i; k < i + 6; k++) {
+    for (size_t k = i; k < i + 6; k++)
       bits = bits << 4 | (k < 64 ? hex_value(hex[k]) : 0);
-    }
     for (unsigned k = 0; k < 4; k++) {
       bool padding = i + 6 > 64 && k == 3;
       ss_buf_addc(b, padding ? '=' : base64[bits >> (18 - 6 * k) & 63]);
@@ -403,9 +394,8 @@ enum ss_err ss_write_flamegraph(struct ss_profile *p,
   (void)options; /* the totals are filtered already */
   struct page g = {.profile = p, .out = out};
   enum ss_err err = flame_build(&g.flame, p, diag);
-  if (err == SS_ERR_OK && !write_page(&g)) {
+  if (err == SS_ERR_OK && !write_page(&g))
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the flamegraph");
-  }
   flame_release(&g.flame);
   ss_buf_release(&g.scratch);
   free(g.rank);

@@ -18,28 +18,23 @@
 /* What follows "lib/python3.N/" at `s`, or NULL. */
 static const char *after_stdlib(const char *s)
 {
-  if (!ss_starts_with(s, "lib/python3.")) {
+  if (!ss_starts_with(s, "lib/python3."))
     return NULL;
-  }
   s += strlen("lib/python3.");
   const char *digits = s;
-  while (*s >= '0' && *s <= '9') {
+  while (*s >= '0' && *s <= '9')
     s++;
-  }
-  if (s > digits && *s == 't') { /* free-threaded builds: python3.13t */
+  if (s > digits && *s == 't') /* free-threaded builds: python3.13t */
     s++;
-  }
   return s > digits && *s == '/' ? s + 1 : NULL;
 }
 
 static const char *after_library_folder(const char *s)
 {
   static const char *const folders[] = {"site-packages/", "dist-packages/"};
-  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-    if (ss_starts_with(s, folders[i])) {
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+    if (ss_starts_with(s, folders[i]))
       return s + strlen(folders[i]);
-    }
-  }
   return after_stdlib(s);
 }
 
@@ -50,9 +45,8 @@ static const char *in_library(const char *file)
   for (const char *s = file; s != NULL; s = strchr(s, '/')) {
     s += *s == '/';
     const char *rest = after_library_folder(s);
-    if (rest != NULL && *rest != '\0') {
+    if (rest != NULL && *rest != '\0')
       found = rest;
-    }
   }
   return found;
 }
@@ -60,17 +54,14 @@ static const char *in_library(const char *file)
 const char *ss_file_shown(const char *file, const char *cwd)
 {
   const char *rest = in_library(file);
-  if (rest != NULL) {
+  if (rest != NULL)
     return rest;
-  }
   size_t len = cwd == NULL ? 0 : strlen(cwd);
-  while (len > 0 && cwd[len - 1] == '/') {
+  while (len > 0 && cwd[len - 1] == '/')
     len--;
-  }
   if (len > 0 && strncmp(file, cwd, len) == 0 && file[len] == '/' &&
-      file[len + 1] != '\0') {
+      file[len + 1] != '\0')
     return file + len + 1;
-  }
   return file;
 }
 
@@ -104,9 +95,8 @@ static void native_text(const struct ss_profile *p, const struct ss_frame_row *f
   const char *name = ss_profile_str(p, f->name);
   if (*name != '\0') {
     ss_symbol_shown(name, out);
-    if (*library != '\0') {
+    if (*library != '\0')
       ss_buf_addf(out, " (%s)", library);
-    }
   } else if (*library != '\0') {
     ss_buf_addf(out, "%s+0x%llx", library, (unsigned long long)f->offset);
   } else {
@@ -138,9 +128,8 @@ enum ss_err ss_texts_init(struct ss_texts *t, const struct ss_profile *p,
 {
   *t = (struct ss_texts){.profile = p};
   t->of_frame = malloc((p->n_frames + 1) * sizeof *t->of_frame);
-  if (t->of_frame == NULL) {
+  if (t->of_frame == NULL)
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the texts of frames");
-  }
   memset(t->of_frame, 0xff, (p->n_frames + 1) * sizeof *t->of_frame);
   return SS_ERR_OK;
 }
@@ -165,12 +154,10 @@ uint32_t ss_texts_add(struct ss_texts *t, const char *text, size_t len,
 {
   size_t before = t->strings.count;
   uint32_t id = ss_intern(&t->strings, text, len);
-  if (id == SS_ID_NONE || id < before) {
+  if (id == SS_ID_NONE || id < before)
     return id;
-  }
-  if (!ss_grow(&t->texts, &t->cap, t->strings.count, sizeof *t->texts)) {
+  if (!ss_grow(&t->texts, &t->cap, t->strings.count, sizeof *t->texts))
     return SS_ID_NONE;
-  }
   t->texts[id] = (struct ss_text){.op = SS_ID_NONE, .kind = (uint8_t)kind};
   return id;
 }
@@ -204,20 +191,17 @@ static void load_overloads(struct ss_texts *t)
   const struct ss_profile *p = t->profile;
   t->overloads_tried = true;
   for (size_t i = 0; i < p->n_frames && t->overloads == NULL; i++) {
-    if (p->frames[i].kind != SS_FRAME_PYTHON) {
+    if (p->frames[i].kind != SS_FRAME_PYTHON)
       continue;
-    }
     const char *file = ss_profile_str(p, p->frames[i].file);
     const char *at = strstr(file, torch);
-    if (at == NULL) {
+    if (at == NULL)
       continue;
-    }
     struct ss_buf path = {0};
     ss_buf_add(&path, file, (size_t)(at - file) + strlen("-packages/"));
     ss_buf_adds(&path, yaml);
-    if (!path.failed) {
+    if (!path.failed)
       t->overloads = ss_overloads_load(path.data);
-    }
     ss_buf_release(&path);
     return;
   }
@@ -226,9 +210,8 @@ static void load_overloads(struct ss_texts *t)
 static void note_operator(struct ss_texts *t, uint32_t text, const char *name)
 {
   char op[256];
-  if (!ss_torch_operator(name, t->overloads, op, sizeof op)) {
+  if (!ss_torch_operator(name, t->overloads, op, sizeof op))
     return;
-  }
   if (!t->overloads_tried) {
     load_overloads(t);
     (void)ss_torch_operator(name, t->overloads, op, sizeof op);
@@ -251,9 +234,8 @@ static enum ss_text_kind kind_of(const struct ss_profile *p, const struct ss_fra
   case SS_FRAME_SYNTHETIC:
     break;
   }
-  if (is_reason(p, f)) {
+  if (is_reason(p, f))
     return SS_TEXT_WAIT;
-  }
   return ss_starts_with(ss_profile_str(p, f->name), "[kernel: ") ? SS_TEXT_KERNEL
                                                                  : SS_TEXT_MARK;
 }
@@ -262,30 +244,24 @@ uint32_t ss_texts_frame(struct ss_texts *t, uint32_t frame)
 {
   const struct ss_profile *p = t->profile;
   uint32_t slot = frame < p->n_frames ? frame : (uint32_t)p->n_frames;
-  if (t->of_frame[slot] != SS_ID_NONE) {
+  if (t->of_frame[slot] != SS_ID_NONE)
     return t->of_frame[slot];
-  }
   ss_buf_clear(&t->scratch);
   ss_frame_text(p, frame, &t->scratch);
-  if (t->scratch.failed) {
+  if (t->scratch.failed)
     return SS_ID_NONE;
-  }
   enum ss_text_kind kind = SS_TEXT_MARK;
-  if (slot < p->n_frames) {
+  if (slot < p->n_frames)
     kind = kind_of(p, &p->frames[slot]);
-  }
   size_t before = t->strings.count;
   uint32_t id = ss_texts_add(t, ss_buf_str(&t->scratch), t->scratch.len, kind);
-  if (id == SS_ID_NONE) {
+  if (id == SS_ID_NONE)
     return id;
-  }
   t->of_frame[slot] = id;
-  if (id == before && kind == SS_TEXT_NATIVE) {
+  if (id == before && kind == SS_TEXT_NATIVE)
     note_operator(t, id, ss_profile_str(p, p->frames[slot].name));
-  }
-  if (id == before && kind == SS_TEXT_KERNEL) {
+  if (id == before && kind == SS_TEXT_KERNEL)
     t->texts[id].kernel_symbol = p->frames[slot].kind == SS_FRAME_KERNEL;
-  }
   return id;
 }
 
@@ -302,20 +278,17 @@ bool ss_path_of(struct ss_path *path, struct ss_texts *t, uint32_t stack)
 {
   const struct ss_profile *p = t->profile;
   size_t depth = 0;
-  for (uint32_t s = stack; s < p->n_stacks; s = p->stacks[s].parent) {
+  for (uint32_t s = stack; s < p->n_stacks; s = p->stacks[s].parent)
     depth++;
-  }
   path->count = 0;
   if (!ss_grow(&path->texts, &path->cap, depth, sizeof *path->texts) ||
-      !ss_grow(&path->stacks, &path->stacks_cap, depth, sizeof *path->stacks)) {
+      !ss_grow(&path->stacks, &path->stacks_cap, depth, sizeof *path->stacks))
     return false;
-  }
   size_t i = depth;
   for (uint32_t s = stack; s < p->n_stacks; s = p->stacks[s].parent) {
     uint32_t text = ss_texts_frame(t, p->stacks[s].frame);
-    if (text == SS_ID_NONE) {
+    if (text == SS_ID_NONE)
       return false;
-    }
     i--;
     path->texts[i] = text;
     path->stacks[i] = s;
@@ -329,11 +302,10 @@ static uint32_t string_text(struct ss_texts *t, uint32_t string, const char *oth
 {
   const char *s = ss_profile_str(t->profile, string);
   ss_buf_clear(&t->scratch);
-  if (*s != '\0') {
+  if (*s != '\0')
     ss_buf_adds(&t->scratch, s);
-  } else {
+  else
     ss_buf_addf(&t->scratch, "%s %lld", otherwise, (long long)number);
-  }
   return t->scratch.failed
              ? SS_ID_NONE
              : ss_texts_add(t, ss_buf_str(&t->scratch), t->scratch.len, SS_TEXT_ROOT);
@@ -365,9 +337,8 @@ uint32_t ss_phase_text(struct ss_texts *t, uint32_t phase)
   } else {
     const char *word = ss_profile_str(p, p->phases[phase].phase);
     ss_buf_adds(&t->scratch, ss_profile_str(p, p->phases[phase].test));
-    if (*word != '\0') {
+    if (*word != '\0')
       ss_buf_addf(&t->scratch, " (%s)", word);
-    }
   }
   return t->scratch.failed
              ? SS_ID_NONE

@@ -166,9 +166,8 @@ static uint64_t location_of(struct pprof *g, const struct ss_stack_row *row)
 {
   uint64_t key = (uint64_t)row->frame << 32 | (uint32_t)row->line;
   const uint64_t *known = ss_idmap_get(&g->locations, key);
-  if (known != NULL) {
+  if (known != NULL)
     return *known;
-  }
   uint64_t id = ++g->n_locations;
   if (!ss_idmap_put(&g->locations, key, id)) {
     g->failed = true;
@@ -186,9 +185,8 @@ static void put_mapping(struct pprof *g, uint32_t module)
 {
   const struct ss_module_row *m = &g->profile->modules[module];
   char hex[41] = "";
-  for (uint32_t i = 0; i < m->build_id_len && i < 20; i++) {
+  for (uint32_t i = 0; i < m->build_id_len && i < 20; i++)
     snprintf(hex + 2 * i, 3, "%02x", m->build_id[i]);
-  }
   ss_buf_clear(&g->message);
   add_number(&g->message, 1, (uint64_t)module + 1);
   add_number(&g->message, 5, string_of(g, ss_profile_str(g->profile, m->path)));
@@ -202,9 +200,8 @@ static void put_mapping(struct pprof *g, uint32_t module)
 static void add_label(struct pprof *g, struct ss_buf *sample, const char *key,
                       const char *value)
 {
-  if (*value == '\0') {
+  if (*value == '\0')
     return;
-  }
   ss_buf_clear(&g->inner);
   add_number(&g->inner, 1, string_of(g, key));
   add_number(&g->inner, 2, string_of(g, value));
@@ -245,9 +242,8 @@ static void put_sample(struct pprof *g, const struct ss_total *t)
 {
   const struct ss_profile *p = g->profile;
   struct ss_buf sample = {0}, packed = {0};
-  for (uint32_t s = t->stack; s < p->n_stacks; s = p->stacks[s].parent) {
+  for (uint32_t s = t->stack; s < p->n_stacks; s = p->stacks[s].parent)
     add_varint(&packed, location_of(g, &p->stacks[s])); /* leaf first */
-  }
   add_bytes(&sample, 1, ss_buf_str(&packed), packed.len);
   ss_buf_clear(&packed);
   add_varint(&packed, t->samples);
@@ -273,9 +269,8 @@ static void put_facts(struct pprof *g)
   put_number(g, PROFILE_TIME_NANOS, ss_profile_meta_u64(p, SS_META_WALL_START_NS, 0));
   put_number(g, PROFILE_DURATION_NANOS, end > start ? end - start : 0);
   put_number(g, PROFILE_COMMENT, string_of(g, "stacksample " SS_VERSION));
-  if (command != NULL) {
+  if (command != NULL)
     put_number(g, PROFILE_COMMENT, string_of(g, command));
-  }
   put_number(g, PROFILE_DEFAULT_SAMPLE_TYPE, string_of(g, "wall"));
 }
 
@@ -296,14 +291,11 @@ static void put_profile(struct pprof *g)
   (void)string_of(g, ""); /* string_table[0] */
   put_value_type(g, PROFILE_SAMPLE_TYPE, "samples", "count");
   put_value_type(g, PROFILE_SAMPLE_TYPE, "wall", "nanoseconds");
-  for (size_t i = 0; i < p->n_modules; i++) {
+  for (size_t i = 0; i < p->n_modules; i++)
     put_mapping(g, (uint32_t)i);
-  }
-  for (size_t i = 0; i < p->n_totals && !g->failed; i++) {
-    if (p->totals[i].weight_ns > 0) {
+  for (size_t i = 0; i < p->n_totals && !g->failed; i++)
+    if (p->totals[i].weight_ns > 0)
       put_sample(g, &p->totals[i]);
-    }
-  }
   put_facts(g);
   put_strings(g);
   deflate_bytes(g, "", 0, Z_FINISH);
@@ -322,9 +314,8 @@ enum ss_err ss_write_pprof(struct ss_profile *p, const struct ss_write_options *
     put_profile(&g);
     deflateEnd(&g.z);
   }
-  if (err == SS_ERR_OK && (!ready || g.failed)) {
+  if (err == SS_ERR_OK && (!ready || g.failed))
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the pprof profile");
-  }
   ss_texts_release(&g.texts);
   ss_interner_release(&g.strings);
   ss_idmap_release(&g.locations);

@@ -282,13 +282,12 @@ static bool named_span(const char *s, size_t i, size_t len, struct span *out)
   size_t blanks = p;
   while (blanks < len && (s[blanks] == ' ' || s[blanks] == '\t'))
     blanks++;
-  if (blanks < len && s[blanks] == '=') {
+  if (blanks < len && s[blanks] == '=')
     p = blanks + 1;
-  } else if (p + 1 < len && s[p] == ':' && strchr(" \t\"'", s[p + 1]) && s[p + 1]) {
+  else if (p + 1 < len && s[p] == ':' && strchr(" \t\"'", s[p + 1]) && s[p + 1])
     p++;
-  } else if (!(option && blanks > p && blanks < len && s[blanks] != '-')) {
+  else if (!(option && blanks > p && blanks < len && s[blanks] != '-'))
     return false;
-  }
   while (p < len && (s[p] == ' ' || s[p] == '\t'))
     p++;
   if (p >= len)

@@ -93,9 +93,8 @@ static void add_sample(struct scope *s, uint32_t root, uint32_t stack, uint8_t s
     add_frame(s, s->path.texts[i], first);
     first = false;
   }
-  if (ss_texts_wants_wait(&s->texts, (enum ss_state)state, stack)) {
+  if (ss_texts_wants_wait(&s->texts, (enum ss_state)state, stack))
     add_frame(s, ss_texts_wait(&s->texts, (enum ss_state)state), first);
-  }
   ss_buf_addc(&s->samples, ']');
   ss_buf_addf(&s->weights, s->n_samples > 0 ? ",%llu" : "%llu", (unsigned long long)us);
   s->sum_us += us;
@@ -104,9 +103,8 @@ static void add_sample(struct scope *s, uint32_t root, uint32_t stack, uint8_t s
 
 static void write_profile(struct scope *s, const char *name)
 {
-  if (s->n_samples == 0) {
+  if (s->n_samples == 0)
     return;
-  }
   ss_outfile_printf(s->out, "%s{\"type\":\"sampled\",\"unit\":\"microseconds\",\"name\":",
                     s->n_profiles > 0 ? ",\n" : "");
   put_string(s, name);
@@ -126,9 +124,8 @@ static void write_profile(struct scope *s, const char *name)
 
 static void flush_last(struct scope *s)
 {
-  if (s->last_ns > 0) {
+  if (s->last_ns > 0)
     add_sample(s, SS_ID_NONE, s->last_stack, s->last_state, s->last_ns);
-  }
   s->last_ns = 0;
 }
 
@@ -136,16 +133,14 @@ static bool each_sample(void *arg, const struct ss_sample_row *row)
 {
   struct scope *s = arg;
   if (!ss_filter_match(&s->filter, row->thread, row->phase, row->state) ||
-      row->time_ns < s->filter.from_ns || row->time_ns >= s->filter.to_ns) {
+      row->time_ns < s->filter.from_ns || row->time_ns >= s->filter.to_ns)
     return true;
-  }
   bool running = ss_state_running((enum ss_state)row->state);
   bool same = row->stack == s->last_stack &&
               (running ? ss_state_running((enum ss_state)s->last_state)
                        : row->state == s->last_state);
-  if (!same) {
+  if (!same)
     flush_last(s);
-  }
   s->last_stack = row->stack;
   s->last_state = row->state;
   s->last_ns += row->weight_ns;
@@ -161,9 +156,8 @@ static enum ss_err write_threads(struct scope *s, struct ss_diag *diag)
     struct ss_buf name = {0};
     err = ss_profile_samples(s->profile, (uint32_t)i, each_sample, s, diag);
     flush_last(s);
-    if (t->process < p->n_processes && p->n_processes > 1) {
+    if (t->process < p->n_processes && p->n_processes > 1)
       ss_buf_addf(&name, "%s ", ss_profile_str(p, p->processes[t->process].label));
-    }
     ss_buf_addf(&name, "%s %lld", ss_profile_str(p, t->name), (long long)t->tid);
     write_profile(s, ss_buf_str(&name));
     ss_buf_release(&name);
@@ -176,9 +170,8 @@ static void write_tests(struct scope *s)
   const struct ss_profile *p = s->profile;
   for (size_t i = 0; i < p->n_totals && !s->failed; i++) {
     const struct ss_total *t = &p->totals[i];
-    if (t->weight_ns > 0) {
+    if (t->weight_ns > 0)
       add_sample(s, ss_phase_text(&s->texts, t->phase), t->stack, t->state, t->weight_ns);
-    }
   }
   write_profile(s, "all threads, by test");
 }
@@ -194,15 +187,13 @@ static enum ss_err write_scope(struct scope *s, struct ss_diag *diag)
   put_string(s, command != NULL ? command : "stacksample");
   ss_outfile_printf(s->out, ",\n\"activeProfileIndex\":0,\n\"profiles\":[");
   enum ss_err err = write_threads(s, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     write_tests(s);
-  }
   ss_outfile_printf(s->out, "],\n\"shared\":{\"frames\":[");
   ss_outfile_write(s->out, ss_buf_str(&s->frame_list), s->frame_list.len);
   ss_outfile_printf(s->out, "]}}\n");
-  if (err == SS_ERR_OK && (s->failed || s->frame_list.failed)) {
+  if (err == SS_ERR_OK && (s->failed || s->frame_list.failed))
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the speedscope profile");
-  }
   return err;
 }
 
@@ -213,12 +204,10 @@ enum ss_err ss_write_speedscope(struct ss_profile *p,
   struct scope s = {.profile = p, .out = out, .last_stack = SS_ID_NONE};
   const struct ss_filter *filter = options == NULL ? NULL : &options->filter;
   enum ss_err err = ss_filter_set_init(&s.filter, p, filter, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = ss_texts_init(&s.texts, p, diag);
-  }
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = write_scope(&s, diag);
-  }
   ss_filter_set_release(&s.filter);
   ss_texts_release(&s.texts);
   ss_path_release(&s.path);

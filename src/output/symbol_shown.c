@@ -31,12 +31,10 @@ static size_t operator_len(const char *s, const char *begin)
 {
   static const char word[] = "operator";
   size_t n = sizeof word - 1;
-  if (strncmp(s, word, n) != 0 || (s > begin && word_char(s[-1])) || word_char(s[n])) {
+  if (strncmp(s, word, n) != 0 || (s > begin && word_char(s[-1])) || word_char(s[n]))
     return 0;
-  }
-  if (ss_starts_with(s + n, "()") || ss_starts_with(s + n, "[]")) {
+  if (ss_starts_with(s + n, "()") || ss_starts_with(s + n, "[]"))
     return n + 2;
-  }
   return n + strspn(s + n, "<>=!+-*/%^&|~,");
 }
 
@@ -44,9 +42,8 @@ static void scan_char(struct scan *scan, const char *s, const char *begin)
 {
   switch (*s) {
   case '(':
-    if (scan->depth == 0) {
+    if (scan->depth == 0)
       scan->params = s;
-    }
     scan->depth++;
     break;
   case '<':
@@ -56,9 +53,8 @@ static void scan_char(struct scan *scan, const char *s, const char *begin)
     break;
   case ')':
     scan->depth--;
-    if (scan->depth == 0) {
+    if (scan->depth == 0)
       scan->params_end = s + 1;
-    }
     break;
   case '>':
     scan->depth -= s == begin || s[-1] != '-';
@@ -68,9 +64,8 @@ static void scan_char(struct scan *scan, const char *s, const char *begin)
     scan->depth--;
     break;
   case ' ':
-    if (scan->depth == 0 && !scan->named && scan->params == NULL) {
+    if (scan->depth == 0 && !scan->named && scan->params == NULL)
       scan->name_start = s + 1;
-    }
     break;
   default:
     break;
@@ -87,15 +82,13 @@ static bool scan_name(struct scan *scan, const char *begin)
       continue;
     }
     scan_char(scan, s, begin);
-    if (scan->depth < 0) {
+    if (scan->depth < 0)
       return false;
-    }
     /* "(anonymous namespace)::f(int)": what we took for parameters was part
      * of the name, or of the return type. */
     if (scan->depth == 0 && s + 1 == scan->params_end && s[1] != '\0' &&
-        (s[1] == ':' || s[1] == '<')) {
+        (s[1] == ':' || s[1] == '<'))
       scan->params = NULL;
-    }
   }
   return scan->depth == 0;
 }
@@ -105,11 +98,9 @@ static const char *after_params(const char *s)
 {
   static const char *const qualifiers[] = {" const", " volatile", " &&", " &",
                                            " noexcept"};
-  for (size_t i = 0; i < sizeof qualifiers / sizeof *qualifiers; i++) {
-    if (ss_starts_with(s, qualifiers[i])) {
+  for (size_t i = 0; i < sizeof qualifiers / sizeof *qualifiers; i++)
+    if (ss_starts_with(s, qualifiers[i]))
       s += strlen(qualifiers[i]);
-    }
-  }
   return *s == '\0' || *s == '.' || ss_starts_with(s, " [") ? s : NULL;
 }
 
@@ -118,9 +109,8 @@ void ss_symbol_shown(const char *demangled, struct ss_buf *out)
   struct scan scan = {.name_start = demangled};
   bool balanced = scan_name(&scan, demangled);
   const char *suffix = NULL;
-  if (balanced && scan.params != NULL && scan.params_end > scan.params) {
+  if (balanced && scan.params != NULL && scan.params_end > scan.params)
     suffix = after_params(scan.params_end);
-  }
   if (suffix == NULL || scan.params <= scan.name_start) {
     /* A symbol table keeps a symbol's version with its name: main@@GLIBC_2.34. */
     ss_buf_add(out, demangled, strcspn(demangled, "@"));

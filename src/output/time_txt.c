@@ -26,12 +26,11 @@ static void add_command(struct ss_buf *out, const struct ss_facts_config *config
   struct joined joined = {out, false};
 
   ss_buf_adds(out, "\tCommand being timed: \"");
-  if (config->env == SS_ENV_FULL) {
+  if (config->env == SS_ENV_FULL)
     for (char *const *w = config->command; w && *w; w++)
       join_word(&joined, *w, strlen(*w));
-  } else {
+  else
     ss_redact_argv(config->command, join_word, &joined);
-  }
   ss_buf_adds(out, "\"\n");
 }
 

@@ -129,17 +129,13 @@ static void make_head(struct trace *t, struct ss_buf *b)
   struct ss_profile *p = t->profile;
   struct ss_idmap ends = {0};
   uint64_t end_ns = end_of_run(p);
-  for (size_t i = 0; i < p->n_processes; i++) {
+  for (size_t i = 0; i < p->n_processes; i++)
     add_process_events(t, b, i);
-  }
-  for (size_t i = 0; i < p->n_threads; i++) {
+  for (size_t i = 0; i < p->n_threads; i++)
     add_thread_events(t, b, i);
-  }
-  for (size_t i = 0; i < p->n_phases && !t->failed; i++) {
-    if (t->filter.all || t->filter.phases[i]) {
+  for (size_t i = 0; i < p->n_phases && !t->failed; i++)
+    if (t->filter.all || t->filter.phases[i])
       add_phase(t, b, (uint32_t)i, end_ns, &ends);
-    }
-  }
   ss_idmap_release(&ends);
   t->failed = t->failed || b->failed;
 }
@@ -170,17 +166,16 @@ static enum ss_err run_pass(struct trace *t, enum pass pass, struct budget *budg
   for (size_t i = 0; err == SS_ERR_OK && i < t->profile->n_threads; i++) {
     uint32_t thread = (uint32_t)i;
     uint64_t *end_us = track_end(t, &ends, i);
-    if (end_us == NULL) {
+    if (end_us == NULL)
       err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-    } else if (pass == PASS_COUNT) {
+    else if (pass == PASS_COUNT)
       err = trace_slices_count(t, thread, end_us, costs, diag);
-    } else if (pass == PASS_COUNT_SAMPLES) {
+    else if (pass == PASS_COUNT_SAMPLES)
       err = trace_samples_count(t, thread, end_us, &budget->samples, diag);
-    } else if (pass == PASS_SLICES) {
+    else if (pass == PASS_SLICES)
       err = trace_slices_write(t, thread, end_us, &budget->cut, diag);
-    } else {
+    else
       err = trace_samples_write(t, thread, end_us, diag);
-    }
   }
   ss_idmap_release(&ends);
   return err;
@@ -217,26 +212,22 @@ static void make_cut(struct budget *budget, struct trace_costs *costs)
   limit = limit > fixed ? limit - fixed : 0;
   /* Slices are what most viewers show: samples get at most a third. */
   budget->with_samples = budget->samples > 0 && budget->samples <= limit / 3;
-  if (budget->with_samples) {
+  if (budget->with_samples)
     limit -= budget->samples;
-  }
-  for (unsigned kind = TRACE_KINDS; kind-- > 0;) {
+  for (unsigned kind = TRACE_KINDS; kind-- > 0;)
     budget->cut.depth[kind] = cut_kind(costs, kind, &bytes, limit, budget);
-  }
   budget->slices -= budget->dropped;
 }
 
 static enum ss_err plan(struct trace *t, struct budget *budget, struct ss_diag *diag)
 {
   struct trace_costs *costs = calloc(1, sizeof *costs);
-  if (costs == NULL) {
+  if (costs == NULL)
     return ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
   enum ss_err err = run_pass(t, PASS_COUNT, budget, costs, diag);
   bool slices_only = t->options != NULL && t->options->trace_slices_only;
-  if (err == SS_ERR_OK && !slices_only) {
+  if (err == SS_ERR_OK && !slices_only)
     err = run_pass(t, PASS_COUNT_SAMPLES, budget, costs, diag);
-  }
   make_cut(budget, costs);
   free(costs);
   return err;
@@ -247,9 +238,8 @@ static enum ss_err plan(struct trace *t, struct budget *budget, struct ss_diag *
 static uint64_t count_samples(const struct ss_profile *p)
 {
   uint64_t samples = 0;
-  for (size_t i = 0; i < p->n_totals; i++) {
+  for (size_t i = 0; i < p->n_totals; i++)
     samples += p->totals[i].samples;
-  }
   return samples;
 }
 
@@ -336,9 +326,8 @@ static enum ss_err write_trace(struct trace *t, struct ss_diag *diag)
 {
   struct ss_buf head = {0};
   struct budget budget = {.limit = SS_TRACE_BYTES_MAX};
-  if (t->options != NULL && t->options->trace_bytes > 0) {
+  if (t->options != NULL && t->options->trace_bytes > 0)
     budget.limit = t->options->trace_bytes;
-  }
   make_head(t, &head);
   budget.head = head.len;
   enum ss_err err = plan(t, &budget, diag);
@@ -347,12 +336,10 @@ static enum ss_err write_trace(struct trace *t, struct ss_diag *diag)
     ss_outfile_write(t->out, ss_buf_str(&head), head.len);
     err = run_pass(t, PASS_SLICES, &budget, NULL, diag);
   }
-  if (err == SS_ERR_OK && budget.with_samples) {
+  if (err == SS_ERR_OK && budget.with_samples)
     err = run_pass(t, PASS_SAMPLES, &budget, NULL, diag);
-  }
-  if (err == SS_ERR_OK && t->failed) {
+  if (err == SS_ERR_OK && t->failed)
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
   write_end(t);
   ss_buf_release(&head);
   return err;
@@ -368,15 +355,13 @@ static enum ss_err trace_init(struct trace *t, struct ss_diag *diag)
   t->base_ns = ss_profile_meta_u64(p, SS_META_START_NS, 0);
   t->period_us = period / 1000;
   enum ss_err err = ss_filter_set_init(&t->filter, p, filter, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = ss_texts_init(&t->texts, p, diag);
-  }
   t->of_stack = malloc((p->n_stacks + 1) * sizeof *t->of_stack);
-  if (t->of_stack != NULL) {
+  if (t->of_stack != NULL)
     memset(t->of_stack, 0xff, (p->n_stacks + 1) * sizeof *t->of_stack);
-  } else if (err == SS_ERR_OK) {
+  else if (err == SS_ERR_OK)
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
   return err;
 }
 
@@ -398,9 +383,8 @@ enum ss_err ss_write_trace(struct ss_profile *p, const struct ss_write_options *
 {
   struct trace t = {.profile = p, .options = options, .out = out};
   enum ss_err err = trace_init(&t, diag);
-  if (err == SS_ERR_OK) {
+  if (err == SS_ERR_OK)
     err = write_trace(&t, diag);
-  }
   trace_release(&t);
   return err;
 }

@@ -52,9 +52,8 @@ static void add_node(struct chunks *c, uint32_t node)
 {
   const struct ss_tree_node *n = &c->trace->tree.nodes[node];
   struct trace_name name = trace_name_of(c->trace, n->text);
-  if (c->nodes.len > 0) {
+  if (c->nodes.len > 0)
     ss_buf_addc(&c->nodes, ',');
-  }
   ss_buf_addf(&c->nodes,
               "{\"id\":%llu,\"parent\":%llu,\"callFrame\":{\"functionName\":\"",
               (unsigned long long)ID_OF(node),
@@ -96,11 +95,10 @@ static void start_event(struct chunks *c, const char *name, uint64_t ts)
 static void put(struct chunks *c, const struct ss_buf *b)
 {
   c->trace->failed = c->trace->failed || b->failed;
-  if (c->bytes != NULL) {
+  if (c->bytes != NULL)
     *c->bytes += b->len;
-  } else {
+  else
     ss_outfile_write(c->trace->out, b->data, b->len);
-  }
 }
 
 static void start_profile(struct chunks *c, uint64_t start_us)
@@ -136,9 +134,8 @@ static void flush_chunk(struct chunks *c, bool last)
   put(c, &c->deltas);
   ss_buf_clear(b);
   ss_buf_adds(b, "]");
-  if (last) {
+  if (last)
     ss_buf_addf(b, ",\"endTime\":%llu", (unsigned long long)c->at_us);
-  }
   ss_buf_adds(b, "}}},\n");
   put(c, b);
   ss_buf_clear(&c->nodes);
@@ -156,9 +153,8 @@ static void add_at(struct chunks *c, uint64_t id, uint64_t us)
   ss_buf_addu(&c->deltas, us - c->at_us);
   c->at_us = us;
   c->count++;
-  if (c->count == CHUNK_SAMPLES) {
+  if (c->count == CHUNK_SAMPLES)
     flush_chunk(c, false);
-  }
 }
 
 static bool add_sample(void *arg, const struct ss_sample_row *row)
@@ -166,14 +162,12 @@ static bool add_sample(void *arg, const struct ss_sample_row *row)
   struct chunks *c = arg;
   struct trace_interval at;
   uint64_t before = *c->end_us;
-  if (!trace_interval_of(c->trace, row, c->end_us, &at) || !grow_known(c)) {
+  if (!trace_interval_of(c->trace, row, c->end_us, &at) || !grow_known(c))
     return !c->trace->failed;
-  }
-  if (!c->started) {
+  if (!c->started)
     start_profile(c, at.start_us);
-  } else if (at.start_us > before) {
+  else if (at.start_us > before)
     add_at(c, ROOT_ID, before);
-  }
   add_path(c, at.node);
   add_at(c, ID_OF(at.node), at.start_us);
   return !c->trace->failed;
@@ -190,9 +184,8 @@ static enum ss_err run(struct chunks *c, uint32_t thread, struct ss_diag *diag)
     add_at(c, ROOT_ID, *c->end_us);
     flush_chunk(c, true);
   }
-  if (err == SS_ERR_OK && c->trace->failed) {
+  if (err == SS_ERR_OK && c->trace->failed)
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace's samples");
-  }
   free(c->known);
   ss_buf_release(&c->nodes);
   ss_buf_release(&c->samples);

@@ -96,9 +96,8 @@ static void open_up_to(struct slices *s, uint32_t node, unsigned depth, uint64_t
   while (s->depth < depth) {
     s->depth++;
     s->since[s->depth] = ts;
-    if (s->cut != NULL) {
+    if (s->cut != NULL)
       s->record[s->depth] = new_record(s, s->depth, nodes[s->open[s->depth]].text, ts);
-    }
   }
 }
 
@@ -107,9 +106,8 @@ static bool add_sample(void *arg, const struct ss_sample_row *row)
   struct slices *s = arg;
   struct trace_interval at;
   uint64_t before = *s->end_us;
-  if (!trace_interval_of(s->trace, row, s->end_us, &at)) {
+  if (!trace_interval_of(s->trace, row, s->end_us, &at))
     return !s->trace->failed;
-  }
   unsigned depth = s->trace->depths[at.node];
   bool hole = at.start_us - before > s->trace->period_us;
   close_down_to(s, hole ? 0 : common_depth(s, at.node, depth), before);
@@ -125,9 +123,8 @@ static enum ss_err run(struct slices *s, uint32_t thread, struct ss_diag *diag)
   s->who = trace_digits((uint64_t)s->pid) + trace_digits((uint64_t)s->tid);
   enum ss_err err = ss_profile_samples(p, thread, add_sample, s, diag);
   close_down_to(s, 0, *s->end_us);
-  if (err == SS_ERR_OK && s->trace->failed) {
+  if (err == SS_ERR_OK && s->trace->failed)
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
   return err;
 }
 
@@ -166,12 +163,10 @@ enum ss_err trace_slices_write(struct trace *t, uint32_t thread, uint64_t *end_u
   char who[80];
   snprintf(who, sizeof who, "\",\"pid\":%lld,\"tid\":%lld,\"ts\":", (long long)s.pid,
            (long long)s.tid);
-  for (size_t i = 0; err == SS_ERR_OK && i < s.count; i++) {
+  for (size_t i = 0; err == SS_ERR_OK && i < s.count; i++)
     write_record(&s, &line, who, &s.records[i]);
-  }
-  if (err == SS_ERR_OK && t->failed) {
+  if (err == SS_ERR_OK && t->failed)
     err = ss_fail(diag, SS_ERR_NOMEM, "no memory for the trace");
-  }
   ss_buf_release(&line);
   free(s.records);
   return err;

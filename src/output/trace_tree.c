@@ -23,9 +23,8 @@ size_t trace_digits(uint64_t number)
 {
   size_t n = 1;
   uint64_t limit = 10; /* no division: of the time of a large trace this took a tenth */
-  for (; number >= limit && n < 19; limit *= 10) {
+  for (; number >= limit && n < 19; limit *= 10)
     n++;
-  }
   return number >= limit ? 20 : n;
 }
 
@@ -112,14 +111,12 @@ struct trace_name trace_name_of(struct trace *t, uint32_t text)
       t->failed = true;
       return none;
     }
-    for (t->names_count = (size_t)text + 1; had < t->names_count; had++) {
+    for (t->names_count = (size_t)text + 1; had < t->names_count; had++)
       t->names[had] = (struct trace_name){0};
-    }
   }
   struct trace_name *name = &t->names[text];
-  if (name->json == NULL) {
+  if (name->json == NULL)
     make_name(t, text, name);
-  }
   return name->json == NULL ? none : *name;
 }
 
@@ -134,9 +131,8 @@ static uint32_t child(struct trace *t, uint32_t parent, uint32_t text)
     t->failed = true;
     return SS_ID_NONE;
   }
-  if (node == had) {
+  if (node == had)
     t->depths[node] = parent == SS_ID_NONE ? 1 : (uint16_t)(t->depths[parent] + 1);
-  }
   return node;
 }
 
@@ -146,9 +142,8 @@ static uint32_t operator_around(const struct trace *t, uint32_t node)
   for (; node != SS_ID_NONE; node = t->tree.nodes[node].parent) {
     uint32_t text = t->tree.nodes[node].text;
     const struct ss_text *x = &t->texts.texts[text];
-    if (x->kind == SS_TEXT_OPERATOR && x->op == SS_ID_NONE) {
+    if (x->kind == SS_TEXT_OPERATOR && x->op == SS_ID_NONE)
       return text;
-    }
   }
   return SS_ID_NONE;
 }
@@ -160,9 +155,8 @@ static uint32_t push_frame(struct trace *t, uint32_t node, uint32_t text)
   uint32_t op = text == SS_ID_NONE ? SS_ID_NONE : t->texts.texts[text].op;
   if (op != SS_ID_NONE && operator_around(t, node) != op) {
     node = child(t, node, op);
-    if (t->failed) {
+    if (t->failed)
       return SS_ID_NONE;
-    }
   }
   return child(t, node, text);
 }
@@ -183,16 +177,13 @@ static uint32_t deep_node(struct trace *t, uint32_t stack)
     return SS_ID_NONE;
   }
   while (!t->failed && i < t->path.count &&
-         (node == SS_ID_NONE || t->depths[node] < KEEP_OUTER - 1)) {
+         (node == SS_ID_NONE || t->depths[node] < KEEP_OUTER - 1))
     node = push_frame(t, node, t->path.texts[i++]);
-  }
   size_t inner = t->path.count - i < KEEP_INNER ? i : t->path.count - KEEP_INNER;
-  if (inner > i && !t->failed) {
+  if (inner > i && !t->failed)
     node = child(t, node, marker(t, inner - i));
-  }
-  while (!t->failed && inner < t->path.count) {
+  while (!t->failed && inner < t->path.count)
     node = child(t, node, t->path.texts[inner++]);
-  }
   return node;
 }
 
@@ -205,18 +196,15 @@ static uint32_t stack_node(struct trace *t, uint32_t stack)
     depth++;
     s = p->stacks[s].parent;
   }
-  if (s < p->n_stacks) {
+  if (s < p->n_stacks)
     node = t->of_stack[s];
-  }
   size_t around = node == SS_ID_NONE ? 0 : t->depths[node];
-  if (around + 2 * (size_t)depth >= SS_TRACE_DEPTH_MAX) { /* each may bring an operator */
+  if (around + 2 * (size_t)depth >= SS_TRACE_DEPTH_MAX) /* each may bring an operator */
     return deep_node(t, stack);
-  }
   uint32_t chain[SS_TRACE_DEPTH_MAX];
   s = stack;
-  for (uint32_t i = depth; i-- > 0; s = p->stacks[s].parent) {
+  for (uint32_t i = depth; i-- > 0; s = p->stacks[s].parent)
     chain[i] = s;
-  }
   for (uint32_t i = 0; i < depth && !t->failed; i++) {
     node = push_frame(t, node, ss_texts_frame(&t->texts, p->stacks[chain[i]].frame));
     t->of_stack[chain[i]] = node;
@@ -236,9 +224,8 @@ uint32_t trace_node_of(struct trace *t, const struct ss_sample_row *row)
     }
   }
   if (!t->failed && state != SS_STATE_UNKNOWN &&
-      ss_texts_wants_wait(&t->texts, state, row->stack)) {
+      ss_texts_wants_wait(&t->texts, state, row->stack))
     node = child(t, node, ss_texts_wait(&t->texts, state));
-  }
   return node;
 }
 
@@ -253,9 +240,8 @@ bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_
 {
   if (!has_place(row) ||
       !ss_filter_match(&t->filter, row->thread, row->phase, row->state) ||
-      row->time_ns < t->filter.from_ns || row->time_ns >= t->filter.to_ns) {
+      row->time_ns < t->filter.from_ns || row->time_ns >= t->filter.to_ns)
     return false;
-  }
   uint64_t at = trace_us(t, row->time_ns), weight = row->weight_ns / 1000;
   uint64_t start =
       trace_us(t, row->time_ns > row->weight_ns ? row->time_ns - row->weight_ns : 0);
@@ -266,13 +252,11 @@ bool trace_interval_of(struct trace *t, const struct ss_sample_row *row, uint64_
   interval->end_us = interval->start_us + weight;
   if (interval->end_us > latest)
     interval->end_us = latest;
-  if (interval->start_us >= interval->end_us) {
+  if (interval->start_us >= interval->end_us)
     return false;
-  }
   interval->node = trace_node_of(t, row);
-  if (interval->node == SS_ID_NONE) {
+  if (interval->node == SS_ID_NONE)
     return false;
-  }
   *end_us = interval->end_us;
   return true;
 }

@@ -25,9 +25,8 @@ static const char default_list[] = "folded,trace,flamegraph";
 /* The next word of a comma list; false at its end. */
 static bool next_word(const char **list, const char **word, size_t *len)
 {
-  if (**list == '\0') {
+  if (**list == '\0')
     return false;
-  }
   *word = *list;
   *len = strcspn(*list, ",");
   *list += *len + ((*list)[*len] == ',');
@@ -45,18 +44,16 @@ bool ss_writer_named(const struct ss_writer *w, const char *list)
   size_t len;
   const char *rest = list != NULL ? list : default_list;
   bool named = false;
-  while (!named && next_word(&rest, &word, &len)) {
+  while (!named && next_word(&rest, &word, &len))
     named = is_word(word, len, "all") || is_word(word, len, w->format);
-  }
   return named;
 }
 
 static bool known_word(const char *word, size_t len)
 {
   bool known = is_word(word, len, "all") || is_word(word, len, "none");
-  for (const struct ss_writer *w = ss_writers; !known && w->format != NULL; w++) {
+  for (const struct ss_writer *w = ss_writers; !known && w->format != NULL; w++)
     known = is_word(word, len, w->format);
-  }
   return known;
 }
 

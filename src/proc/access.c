@@ -211,10 +211,9 @@ static enum ss_err judge_kind(const struct ss_access_facts *f, struct ss_diag *d
 
 static bool same_user(const struct ss_access_facts *f)
 {
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 3; i++)
     if (f->uid[i] != f->own_uid || f->gid[i] != f->own_gid)
       return false;
-  }
   return true;
 }
 

@@ -161,10 +161,9 @@ void ss_channels_close_sources(struct ss_channels *c)
 
 void ss_channels_install(const struct ss_channels *c)
 {
-  for (int fd = 1; fd <= 2; fd++) {
+  for (int fd = 1; fd <= 2; fd++)
     if (c->of_fd[fd] >= 0)
       dup2(c->items[c->of_fd[fd]].sink, fd);
-  }
 }
 
 void ss_channels_resize(const struct ss_channels *c)
@@ -213,10 +212,9 @@ void ss_channel_follow_modes(struct ss_channel *ch)
     real.c_iflag = follow_flags(real.c_iflag, was->c_iflag, now.c_iflag);
     real.c_oflag = follow_flags(real.c_oflag, was->c_oflag, now.c_oflag);
     real.c_lflag = follow_flags(real.c_lflag, was->c_lflag, now.c_lflag);
-    for (size_t i = 0; i < NCCS; i++) {
+    for (size_t i = 0; i < NCCS; i++)
       if (now.c_cc[i] != was->c_cc[i])
         real.c_cc[i] = now.c_cc[i];
-    }
     tcsetattr(ch->real, TCSANOW, &real);
   }
   ch->modes = now;

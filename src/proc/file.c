@@ -182,10 +182,9 @@ static int open_other_range(pid_t pid, const struct ss_map *map, const char *pat
   struct ss_paths *paths = ss_paths_new();
   ss_maps_init(&now, paths);
   if (paths && ss_maps_load(&now, pid, NULL) == SS_ERR_OK) {
-    for (size_t i = 0; i < now.count && fd < 0; i++) {
+    for (size_t i = 0; i < now.count && fd < 0; i++)
       if (same_identity(&now.items[i], map))
         fd = open_map_files(pid, &now.items[i], path);
-    }
   }
   ss_maps_release(&now);
   ss_paths_free(paths);

@@ -84,10 +84,9 @@ static void save_inherited(struct ss_inherited *in)
 
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &in->mask, sizeof in->mask);
   ss_set_mask(~UINT64_C(0));
-  for (int sig = 1; sig <= 64; sig++) {
+  for (int sig = 1; sig <= 64; sig++)
     if (sigaction(sig, NULL, &sa) == 0 && sa.sa_handler == SIG_IGN)
       in->ignored |= UINT64_C(1) << (sig - 1);
-  }
   for (int i = 0; i < 3; i++)
     setitimer(timer_clocks[i], &off, &in->timers[i]);
   for (int fd = 0; fd <= 2; fd++) {
@@ -113,10 +112,9 @@ static void restore_signals(const struct ss_inherited *in)
 
 static void rearm_timers(const struct ss_inherited *in)
 {
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 3; i++)
     if (timerisset(&in->timers[i].it_value))
       setitimer(timer_clocks[i], &in->timers[i], NULL);
-  }
 }
 
 /* From here on signals meet the child as they would meet the command before its
@@ -135,10 +133,9 @@ _Noreturn static void child_main(struct ss_launch *l, int go, int exec_error,
     _exit(0); /* abandoned, or the launcher died */
   if (order == GO_CHANNELS)
     ss_channels_install(&l->channels);
-  for (int fd = 0; fd <= 2; fd++) {
+  for (int fd = 0; fd <= 2; fd++)
     if (l->inherited.closed[fd])
       close(fd);
-  }
   execvp(argv[0], argv);
   int err = errno;
   ss_write_all(exec_error, &err, sizeof err);

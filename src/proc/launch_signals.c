@@ -111,10 +111,9 @@ void ss_launch_sync(struct ss_launch *l)
     return;
   for (int i = 0; i < SYNC_TRIES && l->control >= 0; i++) {
     int what;
-    while ((what = ss_launch_hear(l, SYNC_MS)) >= 0) {
+    while ((what = ss_launch_hear(l, SYNC_MS)) >= 0)
       if (what == SS_WIRE_SYNCED)
         return;
-    }
     kill(l->witness, SIGCONT); /* a SIGSTOP to the group stopped it too */
   }
 }
@@ -141,10 +140,9 @@ static void forget_old_sightings(struct ss_launch *l)
   uint64_t now = ss_now_ns();
   int kept = 0;
 
-  for (int i = 0; i < l->n_sightings; i++) {
+  for (int i = 0; i < l->n_sightings; i++)
     if (now - l->sightings[i].at_ns < sighting_life_ns)
       l->sightings[kept++] = l->sightings[i];
-  }
   l->n_sightings = kept;
 }
 
@@ -209,12 +207,11 @@ static int settle_matched(struct ss_launch *l, struct signalfd_siginfo *open, in
 {
   int left = 0;
 
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; i < n; i++)
     if (match_sighting(l, &open[i]))
       settle(l, &open[i], false);
     else
       open[left++] = open[i];
-  }
   return left;
 }
 

@@ -141,9 +141,8 @@ void ss_py_verify(struct ss_py_merge *m)
     if (m->assigned[i] == SS_PY_UNASSIGNED)
       continue;
     const struct ss_py_segment *s = &py->segments[m->assigned[i] - 1];
-    if (s->late && (!still_there(m, s) || (innermost && !leaf_stands(m, s)))) {
+    if (s->late && (!still_there(m, s) || (innermost && !leaf_stands(m, s))))
       ss_py_doubt_it(m, SS_PY_DOUBT_MOVED);
-    }
     innermost = false;
   }
 }

@@ -28,12 +28,11 @@ static int64_t time_value(const struct ss_store *s, uint64_t ns)
 
 static int put_values(sqlite3_stmt *st, const int64_t *values, int count)
 {
-  for (int i = 0; i < count; i++) {
+  for (int i = 0; i < count; i++)
     if (values[i] == NIL)
       sqlite3_bind_null(st, i + 1);
     else
       sqlite3_bind_int64(st, i + 1, values[i]);
-  }
   sqlite3_step(st);
   return sqlite3_reset(st);
 }
@@ -184,10 +183,9 @@ static int put_table(struct ss_store *s, enum ss_table table)
     s->put[table] = ss_db_prepare(&s->db, tables[table].sql);
   if (s->put[table] == NULL)
     return sqlite3_extended_errcode(s->db.sql);
-  for (size_t id = p->low; id < pending_end(s, table) && rc == SQLITE_OK; id++) {
+  for (size_t id = p->low; id < pending_end(s, table) && rc == SQLITE_OK; id++)
     if (p->flags[id])
       rc = tables[table].put(s, s->put[table], (uint32_t)id);
-  }
   return rc;
 }
 
@@ -265,12 +263,11 @@ static int put_samples(struct ss_store *s)
   int rc = SQLITE_OK;
 
   s->in_flight += s->buffered;
-  for (size_t i = 0; i < s->buffered && rc == SQLITE_OK; i++) {
+  for (size_t i = 0; i < s->buffered && rc == SQLITE_OK; i++)
     if (s->window.span_ns > 0)
       rc = ss_merge_sample(s, &s->buffer[i]);
     else
       rc = ss_store_put_sample(s, 0, &s->buffer[i]);
-  }
   s->buffered = 0;
   return rc == SQLITE_OK ? ss_merge_flush(s) : rc;
 }

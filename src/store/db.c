@@ -235,10 +235,9 @@ sqlite3_int64 ss_db_number(struct ss_db *db, const char *sql, int *rc)
 
 static bool is_ours(const char *type, const char *name, const char *sql)
 {
-  for (size_t i = 0; i < TABLES; i++) {
+  for (size_t i = 0; i < TABLES; i++)
     if (strcmp(schema[i].name, name) == 0)
       return strcmp(type, "table") == 0 && strcmp(schema[i].sql, sql) == 0;
-  }
   return false;
 }
 

@@ -54,10 +54,9 @@ __attribute__((always_inline)) static inline uint32_t put(struct ss_index *index
     return SS_ID_NONE;
   size_t mask = index->n_slots - 1;
   size_t i = (size_t)hash(row) & mask;
-  for (; index->slots[i] != 0; i = (i + 1) & mask) {
+  for (; index->slots[i] != 0; i = (i + 1) & mask)
     if (same(row_at(array, index->slots[i] - 1, size), row))
       return index->slots[i] - 1;
-  }
   if ((index->max > 0 && index->count >= index->max) ||
       !ss_grow(rows, &index->cap, index->count + 1, size))
     return SS_ID_NONE;

@@ -21,10 +21,9 @@ bool ss_profile_meta_at(const struct ss_profile *p, size_t i, const char **key,
 
 const char *ss_profile_meta(const struct ss_profile *p, const char *key)
 {
-  for (size_t i = 0; i < p->priv->n_meta; i++) {
+  for (size_t i = 0; i < p->priv->n_meta; i++)
     if (strcmp(p->priv->meta[i].key, key) == 0)
       return p->priv->meta[i].value;
-  }
   return NULL;
 }
 

@@ -57,10 +57,9 @@ int ss_merge_flush(struct ss_store *s)
 {
   int rc = SQLITE_OK;
 
-  for (uint32_t i = 0; i < s->window.totals.index.count && rc == SQLITE_OK; i++) {
+  for (uint32_t i = 0; i < s->window.totals.index.count && rc == SQLITE_OK; i++)
     if (s->window.rows[i].dirty)
       rc = put_row(s, i);
-  }
   return rc;
 }
 

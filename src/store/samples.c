@@ -39,12 +39,11 @@ enum ss_err ss_samples_scan(struct ss_profile *p, uint32_t thread, bool in_time_
     sqlite3_bind_int64(st, 1, thread);
   if (rc == SQLITE_OK)
     rc = sqlite3_step(st);
-  for (; rc == SQLITE_ROW && more; rc = more ? sqlite3_step(st) : SQLITE_DONE) {
+  for (; rc == SQLITE_ROW && more; rc = more ? sqlite3_step(st) : SQLITE_DONE)
     if (get_sample(p, st, &row))
       more = each(arg, &row);
     else
       p->priv->rejected++;
-  }
   sqlite3_finalize(st);
   return rc == SQLITE_DONE ? SS_ERR_OK : ss_db_fail(db, rc, "reading samples", diag);
 }

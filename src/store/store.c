@@ -319,10 +319,9 @@ void ss_store_time(struct ss_store *s, uint32_t thread, uint32_t phase,
 
 static uint32_t meta_slot(struct ss_store *s, const char *key)
 {
-  for (uint32_t id = 0; id < s->n_meta; id++) {
+  for (uint32_t id = 0; id < s->n_meta; id++)
     if (strcmp(s->meta[id].key, key) == 0)
       return id;
-  }
   if (!ss_grow(&s->meta, &s->cap_meta, s->n_meta + 1, sizeof *s->meta))
     return SS_ID_NONE;
   s->meta[s->n_meta] = (struct ss_meta_row){.key = strdup(key)};
@@ -346,10 +345,9 @@ void ss_store_meta(struct ss_store *s, const char *key, const char *value)
 
 uint64_t ss_store_meta_number(const struct ss_store *s, const char *key)
 {
-  for (uint32_t id = 0; id < s->n_meta; id++) {
+  for (uint32_t id = 0; id < s->n_meta; id++)
     if (strcmp(s->meta[id].key, key) == 0 && s->meta[id].value)
       return strtoull(s->meta[id].value, NULL, 10);
-  }
   return 0;
 }
 
@@ -466,22 +464,18 @@ enum ss_err ss_store_create(struct ss_store **store, const struct ss_dir *dir,
 static enum ss_err take_rows(struct ss_store *s, const struct ss_profile *p)
 {
   s->frames.index.max = s->trie.index.max = 0;
-  for (uint32_t i = 0; i < p->n_strings; i++) {
+  for (uint32_t i = 0; i < p->n_strings; i++)
     if (ss_intern(&s->strings, p->strings[i].s, p->strings[i].len) != i)
       return SS_ERR_FORMAT;
-  }
-  for (uint32_t i = 0; i < p->n_frames; i++) {
+  for (uint32_t i = 0; i < p->n_frames; i++)
     if (ss_frames_add(&s->frames, &p->frames[i]) != i)
       return SS_ERR_FORMAT;
-  }
-  for (uint32_t i = 0; i < p->n_stacks; i++) {
+  for (uint32_t i = 0; i < p->n_stacks; i++)
     if (ss_trie_add(&s->trie, &p->stacks[i]) != i)
       return SS_ERR_FORMAT;
-  }
-  for (uint32_t i = 0; i < p->n_times; i++) {
+  for (uint32_t i = 0; i < p->n_times; i++)
     if (ss_times_add(&s->times, &p->times[i]) != i)
       return SS_ERR_FORMAT;
-  }
   ss_store_set_limits(s, &s->limits);
   for (size_t i = 0; i < p->n_totals && !s->totals_incomplete; i++)
     s->totals_incomplete = ss_totals_add(&s->totals, &p->totals[i]) == SS_ID_NONE;
@@ -531,10 +525,9 @@ enum ss_err ss_store_reopen(struct ss_store **store, const struct ss_dir *dir,
     store_free(s);
     return err;
   }
-  for (size_t i = 0; i < SS_T_COUNT; i++) {
+  for (size_t i = 0; i < SS_T_COUNT; i++)
     if (s->pending[i].cap > 0)
       memset(s->pending[i].flags, 0, s->pending[i].cap);
-  }
   *store = s;
   return SS_ERR_OK;
 }

@@ -126,7 +126,7 @@ static bool read_augmentation(struct ss_cursor *c, const char *letters,
   if (c->failed || len > c->left)
     return false;
   const unsigned char *end = c->cur + len;
-  for (const char *l = letters + 1; *l != 0; l++) {
+  for (const char *l = letters + 1; *l != 0; l++)
     if (*l == 'R')
       cie->fde_encoding = ss_read_u8(c);
     else if (*l == 'L')
@@ -137,7 +137,6 @@ static bool read_augmentation(struct ss_cursor *c, const char *letters,
       cie->signal = true;
     else if (*l != 'B')
       break; /* unknown, and so is what follows; the length skips it */
-  }
   if (c->failed || c->cur > end)
     return false;
   ss_skip(c, (size_t)(end - c->cur));

@@ -246,12 +246,11 @@ static struct lu_space *space_of(struct ss_libunwind *lu,
 {
   struct lu_space *oldest = &lu->spaces[0];
   struct lu_space *space = NULL;
-  for (size_t i = 0; i < SPACES_MAX && space == NULL; i++) {
+  for (size_t i = 0; i < SPACES_MAX && space == NULL; i++)
     if (lu->spaces[i].pid == of->pid && lu->spaces[i].as != NULL)
       space = &lu->spaces[i];
     else if (lu->spaces[i].used < oldest->used)
       oldest = &lu->spaces[i];
-  }
   if (space == NULL) {
     space = oldest;
     space_clear(space);

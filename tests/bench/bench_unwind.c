@@ -282,7 +282,7 @@ static double run(struct ss_unwinder *u, enum how how)
 static int parse(int argc, char **argv)
 {
   int opt;
-  while ((opt = getopt(argc, argv, "s:r:vj")) != -1) {
+  while ((opt = getopt(argc, argv, "s:r:vj")) != -1)
     if (opt == 's')
       bench.snapshot = strtoul(optarg, NULL, 10);
     else if (opt == 'r')
@@ -293,7 +293,6 @@ static int parse(int argc, char **argv)
       bench.json = true;
     else
       return -1;
-  }
   return optind + 1 == argc ? 0 : -1;
 }
 

@@ -133,7 +133,7 @@ static void record_thread(pid_t tid)
 static int parse(int argc, char **argv, const char **out)
 {
   int opt;
-  while ((opt = getopt(argc, argv, "o:n:i:b:a")) != -1) {
+  while ((opt = getopt(argc, argv, "o:n:i:b:a")) != -1)
     if (opt == 'o')
       *out = optarg;
     else if (opt == 'n')
@@ -146,7 +146,6 @@ static int parse(int argc, char **argv, const char **out)
       rec.all = 1;
     else
       return -1;
-  }
   if (optind + 1 != argc || *out == NULL)
     return -1;
   rec.pid = (pid_t)strtol(argv[optind], NULL, 10);

@@ -17,9 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (copy) {
       ss_record_compact(data, size, &peek, copy);
       if (record.type == SS_REC_SAMPLE &&
-          !ss_record_decode(copy, peek.compact_len, &record)) {
+          !ss_record_decode(copy, peek.compact_len, &record))
         abort();
-      }
     }
     free(copy);
   }

@@ -9,8 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
   size_t len = size < 256 ? size : 256;
-  for (size_t at = 0; at <= len; at++) {
+  for (size_t at = 0; at <= len; at++)
     (void)ss_arch_in_spin_loop(data, len, at);
-  }
   return 0;
 }

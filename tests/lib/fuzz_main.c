@@ -179,14 +179,13 @@ int main(int argc, char **argv)
   signal(SIGABRT, on_crash);
   if (LLVMFuzzerInitialize != NULL)
     LLVMFuzzerInitialize(&argc, &argv);
-  for (int i = 1; i < argc; i++) {
+  for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "-mutate") == 0 && i + 1 < argc)
       seconds = strtol(argv[++i], NULL, 10);
     else if (strcmp(argv[i], "-seed") == 0 && i + 1 < argc)
       random_state = strtoull(argv[++i], NULL, 10);
     else
       load(argv[i]);
-  }
   random_state |= 1; /* xorshift stays at 0 for ever */
   printf("fuzz: seed %llu\n", (unsigned long long)random_state);
   runs = corpus_count + (seconds > 0 ? mutate_for(seconds) : 0);

@@ -63,9 +63,8 @@ static inline void text(struct perf_bytes *b, const char *s)
 {
   size_t len = strlen(s) + 1;
   put(b, s, len);
-  while (b->len % 8 != 0) {
+  while (b->len % 8 != 0)
     put(b, "", 1);
-  }
 }
 
 enum { STACK_ROOM = 256 };
@@ -87,9 +86,8 @@ static inline void sample_of(struct perf_bytes *b, uint32_t pid, uint32_t tid,
   put64(b, 0xffffffff81000020);
   put64(b, (uint64_t)PERF_CONTEXT_USER);
   put64(b, abi);
-  for (uint64_t i = 0; abi && i < SS_REG_COUNT; i++) {
+  for (uint64_t i = 0; abi && i < SS_REG_COUNT; i++)
     put64(b, 100 + i);
-  }
   put64(b, STACK_ROOM);
   for (int i = 0; i < STACK_ROOM; i++) {
     unsigned char c = (unsigned char)i;

@@ -32,11 +32,9 @@ static inline uint64_t thread_ms(void)
 static inline void *spin(void *arg)
 {
   volatile uint64_t x = 0;
-  while (thread_ms() < SPIN_MS) {
-    for (int i = 0; i < 1000000; i++) {
+  while (thread_ms() < SPIN_MS)
+    for (int i = 0; i < 1000000; i++)
       x += (uint64_t)i;
-    }
-  }
   return arg;
 }
 
@@ -47,9 +45,8 @@ static inline _Noreturn void victim(int go)
   pthread_t thread;
   while (read(go, &byte, 1) < 0) {
   }
-  if (pthread_create(&thread, NULL, spin, NULL) != 0) {
+  if (pthread_create(&thread, NULL, spin, NULL) != 0)
     _exit(1);
-  }
   spin(NULL);
   pthread_join(thread, NULL);
   _exit(0);
@@ -58,9 +55,8 @@ static inline _Noreturn void victim(int go)
 static inline pid_t start_victim(int *go)
 {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) {
+  if (pipe2(ends, O_CLOEXEC) != 0)
     return -1;
-  }
   pid_t pid = fork();
   if (pid == 0) {
     close(ends[1]);
@@ -84,17 +80,15 @@ static inline void *spin_after(void *arg)
 static inline pid_t start_threaded_victim(int *go, pid_t *second)
 {
   int ends[2], tell[2];
-  if (pipe2(ends, O_CLOEXEC) != 0 || pipe2(tell, O_CLOEXEC) != 0) {
+  if (pipe2(ends, O_CLOEXEC) != 0 || pipe2(tell, O_CLOEXEC) != 0)
     return -1;
-  }
   pid_t pid = fork();
   if (pid == 0) {
     close(ends[1]);
     pthread_t thread;
     if (pthread_create(&thread, NULL, spin_after, &ends[0]) != 0 ||
-        write(tell[1], "", 1) != 1) {
+        write(tell[1], "", 1) != 1)
       _exit(1);
-    }
     spin_after(&ends[0]);
     pthread_join(thread, NULL);
     _exit(0);
@@ -108,9 +102,8 @@ static inline pid_t start_threaded_victim(int *go, pid_t *second)
   pid_t *tids = NULL;
   size_t count = 0;
   *second = -1;
-  if (told && ss_tasks_list(pid, &tids, &count) == SS_ERR_OK && count == 2) {
+  if (told && ss_tasks_list(pid, &tids, &count) == SS_ERR_OK && count == 2)
     *second = tids[0] == pid ? tids[1] : tids[0];
-  }
   free(tids);
   return pid;
 }
@@ -146,9 +139,8 @@ static inline int as_nobody(int (*fn)(void))
   pid_t pid = fork();
   if (pid == 0) {
     if (setgroups(0, NULL) != 0 || setgid(NOBODY) != 0 || setuid(NOBODY) != 0 ||
-        prctl(PR_SET_DUMPABLE, 1) != 0) {
+        prctl(PR_SET_DUMPABLE, 1) != 0)
       _exit(99);
-    }
     _exit(fn());
   }
   int status = 0;

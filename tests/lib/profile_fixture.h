@@ -58,9 +58,8 @@ static inline uint32_t fx_native(struct fx *fx, const char *name, uint32_t modul
                              .file = SS_ID_NONE,
                              .module = module,
                              .offset = 0x1000};
-  for (const char *s = name; *s != '\0'; s++) { /* an address of its own */
+  for (const char *s = name; *s != '\0'; s++) /* an address of its own */
     row.offset = (row.offset * 31 + (unsigned char)*s) & 0xffffff;
-  }
   uint32_t frame = ss_store_frame(fx->store, &row);
   ss_store_frame_name(fx->store, frame, name, strlen(name));
   return frame;
@@ -123,9 +122,8 @@ static inline uint32_t fx_start_of_main(struct fx *fx)
       {"pytest_pyfunc_call", "/usr/lib/python3/dist-packages/_pytest/python.py", 188},
   };
   uint32_t stack = SS_ID_NONE;
-  for (size_t i = 0; i < sizeof native / sizeof *native; i++) {
+  for (size_t i = 0; i < sizeof native / sizeof *native; i++)
     stack = fx_push(fx, stack, fx_native(fx, native[i], fx->python), 0);
-  }
   for (size_t i = 0; i < sizeof py / sizeof *py; i++) {
     stack =
         fx_push(fx, stack, fx_py(fx, py[i].name, py[i].file, py[i].line), py[i].line + 7);
@@ -167,9 +165,8 @@ static inline uint32_t fx_test_stack(struct fx *fx, uint32_t stack, const char *
   if (fx_random(fx, 10) == 0) {
     uint32_t frame = fx_py(fx, "python_part", FX_CWD "/sim/physics.py", 90);
     stack = fx_push(fx, stack, frame, 91 + (int)fx_random(fx, 6));
-    if (fx_random(fx, 2) == 0) {
+    if (fx_random(fx, 2) == 0)
       return stack;
-    }
     stack = fx_push(fx, stack, fx_native(fx, "PyNumber_Add", fx->python), 0);
     return fx_push(fx, stack, fx_native(fx, "long_add", fx->python), 0);
   }
@@ -296,9 +293,8 @@ static inline void fx_run_process(struct fx *fx, int64_t pid, const char *label,
       phase = fx_phase(fx, process, id, second % 5 == 0 ? "setup" : "call",
                        now - FX_PERIOD, now + 99 * FX_PERIOD);
     }
-    if (second % 10 == 9) {
+    if (second % 10 == 9)
       continue;
-    }
     enum ss_state state;
     uint32_t stack = fx_test_stack(fx, start, test, &state);
     if (second % 7 == 6) {

@@ -62,18 +62,16 @@ static inline char *written_text(struct written *w, ss_write_fn *write,
     fprintf(stderr, "writer: %s\n", diag.text);
     abort();
   }
-  if (len != NULL) {
+  if (len != NULL)
     *len = text.len;
-  }
   return text.data;
 }
 
 static inline size_t count_of(const char *text, const char *what)
 {
   size_t n = 0;
-  for (const char *s = text; (s = strstr(s, what)) != NULL; s += strlen(what)) {
+  for (const char *s = text; (s = strstr(s, what)) != NULL; s += strlen(what))
     n++;
-  }
   return n;
 }
 

@@ -70,10 +70,9 @@ static void scheduling(void)
   fprintf(out, "nice %d\n", getpriority(PRIO_PROCESS, 0));
   fprintf(out, "ioprio %ld\n", syscall(SYS_ioprio_get, 1, 0));
   sched_getaffinity(0, sizeof set, &set);
-  for (int i = 0; i < CPU_SETSIZE; i++) {
+  for (int i = 0; i < CPU_SETSIZE; i++)
     if (CPU_ISSET(i, &set))
       fprintf(out, "cpu %d\n", i);
-  }
 }
 
 static void processes(void)

@@ -46,9 +46,8 @@ static void start(struct fixture *f)
 static void free_fixture(struct fixture *f)
 {
   ss_capture_free(f->capture);
-  for (int i = 0; i < CPUS; i++) {
+  for (int i = 0; i < CPUS; i++)
     close(f->rings[i].fd);
-  }
   free(f);
 }
 
@@ -56,12 +55,10 @@ static bool put_record(struct fixture *f, int cpu, const struct perf_bytes *b)
 {
   struct perf_event_mmap_page *page = &f->pages[cpu];
   uint64_t head = page->data_head;
-  if (head - __atomic_load_n(&page->data_tail, __ATOMIC_ACQUIRE) + b->len > RING) {
+  if (head - __atomic_load_n(&page->data_tail, __ATOMIC_ACQUIRE) + b->len > RING)
     return false;
-  }
-  for (size_t i = 0; i < b->len; i++) {
+  for (size_t i = 0; i < b->len; i++)
     f->data[cpu][(head + i) % RING] = b->data[i];
-  }
   __atomic_store_n(&page->data_head, head + b->len, __ATOMIC_RELEASE);
   return true;
 }
@@ -182,16 +179,13 @@ static void tallies_have_bounds(void **state)
   struct fixture *f = new_fixture();
   start(f);
   for (int round = 0; round < 3; round++) {
-    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++) {
+    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++)
       ss_capture_tally(f->capture, tid + round, 1);
-    }
-    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++) {
+    for (pid_t tid = 1; tid <= 4 * SS_TALLIES; tid++)
       ss_capture_tally(f->capture, tid + round, 0);
-    }
   }
-  for (size_t i = 0; i < SS_TALLIES; i++) {
+  for (size_t i = 0; i < SS_TALLIES; i++)
     assert_true(f->capture->tallies[i].tid <= 0);
-  }
   free_fixture(f);
 }
 

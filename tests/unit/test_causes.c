@@ -94,10 +94,9 @@ static void finish(struct run *r)
 
 static const struct ss_cause *cause(const struct run *r, const char *name)
 {
-  for (size_t i = 0; i < r->causes.count; i++) {
+  for (size_t i = 0; i < r->causes.count; i++)
     if (strcmp(r->causes.items[i].name, name) == 0)
       return &r->causes.items[i];
-  }
   return NULL;
 }
 

@@ -17,18 +17,16 @@ static void fill_wide(struct fx *fx)
 static uint64_t cells_sum(const struct flame *f)
 {
   uint64_t sum = 0;
-  for (size_t i = 0; i < f->n_cells; i++) {
+  for (size_t i = 0; i < f->n_cells; i++)
     sum += f->cells[i].ns;
-  }
   return sum;
 }
 
 static uint64_t totals_sum(const struct ss_profile *p)
 {
   uint64_t sum = 0;
-  for (size_t i = 0; i < p->n_totals; i++) {
+  for (size_t i = 0; i < p->n_totals; i++)
     sum += p->totals[i].weight_ns;
-  }
   return sum;
 }
 
@@ -80,9 +78,8 @@ static void is_one_inert_page(void **state)
   assert_null(strchr(text, 0x7f));
   assert_non_null(strstr(text, "\\u003c/script"));
   static const char *const marks[] = {"@CSP@", "@TITLE@", "@CSS@", "@DATA@", "@JS@"};
-  for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+  for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
     assert_null(strstr(text, marks[i]));
-  }
   free(text);
   written_close(&w);
 }

@@ -80,16 +80,14 @@ static void check_line(const char *line, size_t len)
   const char *count = memrchr(line, ' ', len);
   assert_non_null(count);
   assert_true(count + 1 < line + len && count[1] >= '1' && count[1] <= '9');
-  for (const char *s = count + 1; s < line + len; s++) {
+  for (const char *s = count + 1; s < line + len; s++)
     assert_in_range(*s, '0', '9');
-  }
   assert_true(count > line && count[-1] != ' ' && line[0] != ';' && line[0] != '#');
   assert_non_null(memchr(line, ';', (size_t)(count - line)));
   assert_null(memmem(line, (size_t)(count - line), ";;", 2));
   const char *leaf = count;
-  while (leaf[-1] >= '0' && leaf[-1] <= '9') {
+  while (leaf[-1] >= '0' && leaf[-1] <= '9')
     leaf--;
-  }
   assert_true(leaf == count || leaf[-1] != ' '); /* else a differential pair */
 }
 
@@ -169,9 +167,8 @@ static void filters_time(void **state)
   /* The ticks of one second, of three threads in two processes. */
   struct ss_filter filter = {.from_ns = 1000000000, .to_ns = 2000000000};
   assert_int_equal(ss_profile_filter(w.profile, &filter, NULL), SS_ERR_OK);
-  for (size_t i = 0; i < w.profile->n_totals; i++) {
+  for (size_t i = 0; i < w.profile->n_totals; i++)
     samples += w.profile->totals[i].samples;
-  }
   assert_int_equal(samples, 100 * 3 * 2);
   written_close(&w);
 }

@@ -38,10 +38,9 @@ static _Noreturn void make_a_tree(int go)
   int status;
   while (read(go, &byte, 1) < 0) {
   }
-  for (int i = 0; i < SHORT_LIVED; i++) {
+  for (int i = 0; i < SHORT_LIVED; i++)
     if (pthread_create(&thread, NULL, end_at_once, NULL) == 0)
       pthread_join(thread, NULL);
-  }
   if (pthread_create(&thread, NULL, spin_for_ever, NULL) != 0)
     _exit(1);
   if (fork() == 0) {

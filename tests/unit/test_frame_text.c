@@ -24,9 +24,8 @@ static void shows_what_follows_the_library_folder(void **state)
       {"tests/test_a.py", "tests/test_a.py"},
       {"", ""},
   };
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     assert_string_equal(ss_file_shown(cases[i][0], "/home/u/proj"), cases[i][1]);
-  }
   assert_string_equal(ss_file_shown("/home/u/proj/a.py", "/home/u/proj/"), "a.py");
   assert_string_equal(ss_file_shown("/a.py", NULL), "/a.py");
   assert_string_equal(ss_file_shown("/a.py", "/"), "/a.py");

@@ -188,9 +188,8 @@ static void old_moments_are_forgotten(void **state)
   struct run r;
   start(&r, state);
   fault(&r, NATIVE, 0, 1000);
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 100; i++)
     sample(&r, 4, PERIOD);
-  }
   sample(&r, 4, 2 * PERIOD);
   ledger_says(&r, 10 * MS);
   finish(&r);
@@ -204,9 +203,8 @@ static void a_fault_costs_something(void **state)
 {
   (void)state;
   struct ss_fault_cost c = {0};
-  for (int i = 0; i < 100 && c.n_small == 0; i++) {
+  for (int i = 0; i < 100 && c.n_small == 0; i++)
     ss_fault_cost_update(&c, 1);
-  }
   assert_true(c.n_small == 0 || ss_fault_cost_small(&c) > 0);
   assert_true(ss_fault_cost_mean(&c) >= ss_fault_cost_small(&c));
 }

@@ -45,36 +45,32 @@ static void close_books(struct books *b)
 static uint64_t in_state(const struct books *b, uint32_t thread, enum ss_state state)
 {
   uint64_t sum = 0;
-  for (int p = 0; p < PHASES; p++) {
+  for (int p = 0; p < PHASES; p++)
     sum += b->ns[thread][p][state];
-  }
   return sum;
 }
 
 static uint64_t in_phase(const struct books *b, uint32_t thread, uint32_t phase)
 {
   uint64_t sum = 0;
-  for (int s = 0; s < SS_STATE_COUNT; s++) {
+  for (int s = 0; s < SS_STATE_COUNT; s++)
     sum += b->ns[thread][phase][s];
-  }
   return sum;
 }
 
 static uint64_t life(const struct books *b, uint32_t thread)
 {
   uint64_t sum = 0;
-  for (uint32_t p = 0; p < PHASES; p++) {
+  for (uint32_t p = 0; p < PHASES; p++)
     sum += in_phase(b, thread, p);
-  }
   return sum;
 }
 
 static uint64_t everywhere(const struct books *b, enum ss_state state)
 {
   uint64_t sum = 0;
-  for (uint32_t t = 0; t < THREADS; t++) {
+  for (uint32_t t = 0; t < THREADS; t++)
     sum += in_state(b, t, state);
-  }
   return sum;
 }
 
@@ -93,9 +89,8 @@ static void run_sampled(struct ss_ledger_thread *t, uint64_t from, uint64_t to,
                         enum ss_state state)
 {
   run_in(t, from);
-  for (uint64_t at = from + PERIOD; at <= to; at += PERIOD) {
+  for (uint64_t at = from + PERIOD; at <= to; at += PERIOD)
     ss_ledger_sample(t, at, state);
-  }
   run_out(t, to, false);
 }
 
@@ -159,9 +154,8 @@ static void many_phases_and_a_late_record(void **state)
   (void)state;
   struct books *b = open_books(true, true);
   struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, 0, 0, 0, true);
-  for (uint32_t i = 1; i <= 1000; i++) {
+  for (uint32_t i = 1; i <= 1000; i++)
     ss_ledger_phase(t, i * MS, i % PHASES);
-  }
   run_out(t, 900 * MS, false); /* earlier than what is known: nothing is undone */
   ss_ledger_end(t, 1500 * MS);
   ss_ledger_flush(b->ledger);
@@ -216,9 +210,8 @@ static void switches_cost_the_same_without_a_reading(void **state)
       run_in(t, i * MS + MS / 2);
       run_out(t, i * MS + MS / 10 * 9, false);
     }
-    if (id == 0) {
+    if (id == 0)
       ss_ledger_schedstat(t, 1000 * MS, 402 * MS, 0);
-    }
     assert_int_equal(ss_ledger_end(t, 1000 * MS), 402 * MS);
   }
   ss_ledger_flush(b->ledger);
@@ -316,9 +309,8 @@ static void without_switches_samples_give_the_shape(void **state)
   (void)state;
   struct books *b = open_books(true, false);
   struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, 0, 0, 0, false);
-  for (uint64_t at = 110; at <= 400; at += 10) {
+  for (uint64_t at = 110; at <= 400; at += 10)
     ss_ledger_sample(t, at * MS, SS_STATE_USER);
-  }
   ss_ledger_phase(t, 500 * MS, 1);
   ss_ledger_schedstat(t, 1000 * MS, 306 * MS, 50 * MS);
   ss_ledger_end(t, 1000 * MS);
@@ -434,9 +426,8 @@ static void chance_makes_no_kernel_time(void **state)
     seed = seed * 1103515245u + 12345u;
     uint64_t early = (seed >> 16) % 5 * MS; /* the timer is another thread's */
     ss_ledger_sample(t, now - early, SS_STATE_USER);
-    if (i % 25 == 0) {
+    if (i % 25 == 0)
       ss_ledger_schedstat(t, now - 5 * MS, now - 5 * MS, 0);
-    }
   }
   ss_ledger_end(t, now);
   ss_ledger_flush(b->ledger);
@@ -453,9 +444,8 @@ static void short_threads_are_divided_together(void **state)
   uint64_t total = 0;
   for (uint32_t i = 0; i < THREADS; i++) {
     struct ss_ledger_thread *t = ss_ledger_birth(b->ledger, i, i % PHASES, 0, true);
-    if (i % 4 != 0) {
+    if (i % 4 != 0)
       ss_ledger_sample(t, 10 * MS, SS_STATE_USER);
-    }
     run_out(t, 17 * MS, false);
     total += ss_ledger_end(t, 20 * MS);
   }
@@ -464,9 +454,8 @@ static void short_threads_are_divided_together(void **state)
   assert_int_equal(total, THREADS * 17 * MS);
   assert_int_equal(user + kernel, total);
   assert_true(kernel > total / 4 - PERIOD && kernel < total / 4 + PERIOD);
-  for (uint32_t i = 0; i < THREADS; i++) {
+  for (uint32_t i = 0; i < THREADS; i++)
     assert_int_equal(life(b, i), 20 * MS);
-  }
   close_books(b);
 }
 
@@ -524,11 +513,10 @@ static void something(struct chaos *c, struct books *b, struct ss_ledger_thread 
     ss_ledger_schedstat(t, at, c->cpu, c->runqueue);
     break;
   default:
-    if (pick(c, 2)) {
+    if (pick(c, 2))
       ss_ledger_gap(b->ledger, at);
-    } else {
+    else
       ss_ledger_stopped(t, at, pick(c, 2));
-    }
   }
 }
 
@@ -550,9 +538,8 @@ static void any_history_is_conserved(void **state)
     uint64_t cpu = ss_ledger_end(t, c.now);
     ss_ledger_flush(b->ledger);
     assert_int_equal(life(b, 5), c.now - birth);
-    for (enum ss_state s = 0; s < SS_STATE_COUNT; s++) { /* none below 0 for another */
+    for (enum ss_state s = 0; s < SS_STATE_COUNT; s++) /* none below 0 for another */
       assert_true(in_state(b, 5, s) <= c.now - birth);
-    }
     assert_int_equal(in_state(b, 5, SS_STATE_USER) + in_state(b, 5, SS_STATE_KERNEL) +
                          in_state(b, 5, SS_STATE_SPIN),
                      cpu);

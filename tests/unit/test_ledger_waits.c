@@ -56,12 +56,10 @@ static void close_books(struct books *b, uint64_t at)
   ss_ledger_end(b->t, at);
   ss_ledger_flush(b->ledger);
   for (int p = 0; p < PHASES; p++) {
-    for (int s = 0; s < SS_STATE_COUNT; s++) {
+    for (int s = 0; s < SS_STATE_COUNT; s++)
       sum += b->other[p][s];
-    }
-    for (int w = 0; w < STACKS; w++) {
+    for (int w = 0; w < STACKS; w++)
       sum += b->wait[p][w];
-    }
     assert_int_equal(b->other[p][SS_STATE_WAIT], 0);
   }
   assert_int_equal(sum, at); /* its life */
@@ -160,14 +158,12 @@ static void short_waits_get_their_share(void **state)
   for (uint64_t i = 0; i < 100; i++) {
     uint64_t at = i * 20 * MS;
     off(b, at);
-    if (i % 10 != 0) {
+    if (i % 10 != 0)
       look(b, at + MS, 1);
-    }
     on(b, at + 9 * MS);
     off(b, at + 10 * MS);
-    if (i % 10 == 0) {
+    if (i % 10 == 0)
       look(b, at + 10 * MS + MS / 2, 2);
-    }
     on(b, at + 11 * MS);
   }
   close_books(b, 2000 * MS);
@@ -184,9 +180,8 @@ static void what_escaped_every_look_is_unknown(void **state)
   look(b, 1 * MS, 1);
   on(b, 2 * MS);
   off(b, 3 * MS);
-  for (int i = 0; i < 5; i++) {
+  for (int i = 0; i < 5; i++)
     ss_ledger_round(b->ledger); /* it had its chances: no neighbour's stack for it */
-  }
   on(b, 53 * MS);
   off(b, 54 * MS);
   on(b, 55 * MS); /* too short to be met: as the first one was */
@@ -251,9 +246,8 @@ static void without_switches_looks_share_the_time_off(void **state)
 {
   (void)state;
   struct books *b = open_books(false);
-  for (uint64_t i = 0; i < 100; i++) {
+  for (uint64_t i = 0; i < 100; i++)
     look(b, i * PERIOD, i % 4 == 0 ? 1 : 2);
-  }
   ss_ledger_schedstat(b->t, 1000 * MS, 200 * MS, 0);
   close_books(b, 1000 * MS);
   assert_int_equal(b->wait[0][1], 200 * MS);
@@ -271,9 +265,8 @@ static void blind_for_a_while(void **state)
   on(b, 100 * MS);
   ss_ledger_schedstat(b->t, 200 * MS, 100 * MS, 0);
   ss_ledger_blind(b->t, 200 * MS, true);
-  for (uint64_t i = 0; i < 60; i++) {
+  for (uint64_t i = 0; i < 60; i++)
     look(b, 200 * MS + i * PERIOD, 2);
-  }
   ss_ledger_schedstat(b->t, 900 * MS, 400 * MS, 0);
   ss_ledger_blind(b->t, 900 * MS, false);
   on(b, 920 * MS);

@@ -93,9 +93,8 @@ static void what_is_short_is_refused(void **state)
   (void)state;
   memcpy(bytes, &made, sizeof made);
   memcpy(bytes + sizeof made, "abc", 3);
-  for (size_t len = 0; len <= sizeof bytes; len++) {
+  for (size_t len = 0; len <= sizeof bytes; len++)
     assert_false(ss_own_record_get(bytes, len, &rec)); /* the name never ends */
-  }
 }
 
 static void what_does_not_fit_is_told_as_lost(void **state)
@@ -108,9 +107,8 @@ static void what_does_not_fit_is_told_as_lost(void **state)
   struct ss_entry *entry;
   uint64_t put = 0, lost = 0;
   (void)state;
-  for (int i = 0; i < PUTS; i++) {
+  for (int i = 0; i < PUTS; i++)
     put += ss_own_record_put(cpu, &own);
-  }
   assert_in_range(put, 1, PUTS - 1);
   assert_int_equal(atomic_load(&cpu->lost), PUTS - put);
   for (int i = 0; i < 2; i++) { /* what was there, and what is told next */

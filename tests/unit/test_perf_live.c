@@ -39,11 +39,9 @@ static void on_emit(void *arg, uint32_t thread, uint32_t phase, enum ss_state st
 
 static struct account *account_of(struct books *books, pid_t tid)
 {
-  for (uint32_t i = 0; i < books->count; i++) {
-    if (books->accounts[i].tid == tid) {
+  for (uint32_t i = 0; i < books->count; i++)
+    if (books->accounts[i].tid == tid)
       return &books->accounts[i];
-    }
-  }
   return NULL;
 }
 
@@ -60,9 +58,8 @@ static void open_account(struct books *books, pid_t tid, uint64_t time_ns)
 static void close_account(struct account *a, pid_t pid, uint64_t time_ns)
 {
   uint64_t cpu_ns, wait_ns;
-  if (ss_schedstat_read(pid, a->tid, &cpu_ns, &wait_ns)) {
+  if (ss_schedstat_read(pid, a->tid, &cpu_ns, &wait_ns))
     ss_ledger_schedstat(a->thread, time_ns, cpu_ns, wait_ns);
-  }
   ss_ledger_end(a->thread, time_ns);
   a->thread = NULL;
   a->end_ns = time_ns;
@@ -112,28 +109,23 @@ static void load_exec_maps(struct seen *seen)
       seen->exec_maps[seen->map_count++].end = end;
     }
   }
-  if (f) {
+  if (f)
     fclose(f);
-  }
 }
 
 static bool in_exec_map(const struct seen *seen, uint64_t ip)
 {
-  for (size_t i = 0; i < seen->map_count; i++) {
-    if (ip >= seen->exec_maps[i].start && ip < seen->exec_maps[i].end) {
+  for (size_t i = 0; i < seen->map_count; i++)
+    if (ip >= seen->exec_maps[i].start && ip < seen->exec_maps[i].end)
       return true;
-    }
-  }
   return false;
 }
 
 static bool was_born(const struct seen *seen, pid_t tid)
 {
-  for (size_t i = 0; i < seen->born_count; i++) {
-    if (seen->born[i] == tid) {
+  for (size_t i = 0; i < seen->born_count; i++)
+    if (seen->born[i] == tid)
       return true;
-    }
-  }
   return false;
 }
 
@@ -143,11 +135,10 @@ static void see_sample(struct seen *seen, const struct ss_record *r)
   seen->kernel += r->u.sample.kernel;
   seen->before_birth += !was_born(seen, r->tid);
   seen->no_stack += r->u.sample.stack_len == 0;
-  if (!r->u.sample.has_regs) {
+  if (!r->u.sample.has_regs)
     seen->no_regs++;
-  } else {
+  else
     seen->outside += !in_exec_map(seen, r->u.sample.regs.r[SS_REG_IP]);
-  }
 }
 
 static void see(struct seen *seen, const struct ss_record *r)
@@ -177,9 +168,8 @@ static void see(struct seen *seen, const struct ss_record *r)
 static void take(struct ss_capture *capture, struct seen *seen)
 {
   struct ss_captured got;
-  while (ss_capture_next(capture, &got)) {
+  while (ss_capture_next(capture, &got))
     see(seen, &got.rec);
-  }
 }
 
 static void watch_until_end(struct ss_capture *capture, pid_t pid, struct seen *seen)
@@ -300,9 +290,8 @@ out:
   ss_capture_free(capture);
   ss_perf_close(perf);
   free(seen);
-  if (pid > 0) {
+  if (pid > 0)
     waitpid(pid, &status, 0);
-  }
   return bad;
 }
 
@@ -317,9 +306,8 @@ static void a_spinning_child(void **state)
 static void a_spinning_child_without_privilege(void **state)
 {
   (void)state;
-  if (geteuid() != 0) {
+  if (geteuid() != 0)
     skip();
-  }
   int lock = lock_perf();
   assert_int_equal(as_nobody(profile_a_child), 0);
   close(lock);

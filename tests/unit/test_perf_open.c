@@ -81,9 +81,8 @@ static bool default_allowance(void)
   int kb = 0;
   FILE *f = fopen("/proc/sys/kernel/perf_event_mlock_kb", "re");
   bool read = f && fscanf(f, "%d", &kb) == 1;
-  if (f) {
+  if (f)
     fclose(f);
-  }
   return read && kb == 516;
 }
 
@@ -114,9 +113,8 @@ static int open_until_refused(void)
   }
   bad += CHECK(err == SS_ERR_LIMIT && strstr(diag.text, "perf_event_mlock_kb") != NULL);
   bad += CHECK(last == SS_STACK_SNAPSHOT_MIN || !default_allowance());
-  while (count > 0) {
+  while (count > 0)
     ss_perf_close(open[--count]);
-  }
   kill(pid, SIGKILL);
   waitpid(pid, NULL, 0);
   ss_close(&go);
@@ -126,9 +124,8 @@ static int open_until_refused(void)
 static void rings_and_snapshots_shrink_where_locked_memory_is_short(void **state)
 {
   (void)state;
-  if (geteuid() != 0) {
+  if (geteuid() != 0)
     skip();
-  }
   int lock = lock_perf();
   assert_int_equal(as_nobody(open_until_refused), 0);
   close(lock);
@@ -143,9 +140,8 @@ static void a_process_that_is_gone(void **state)
   struct ss_diag diag = {0};
   struct ss_perf_config config = {.rate_hz = 100};
   pid_t pid = fork();
-  if (pid == 0) {
+  if (pid == 0)
     _exit(0);
-  }
   waitpid(pid, NULL, 0);
   assert_int_equal(ss_perf_open(&perf, &config, pid, &diag), SS_ERR_GONE);
   assert_null(perf);
@@ -165,9 +161,8 @@ static int open_init(void)
 static void a_process_of_another_user(void **state)
 {
   (void)state;
-  if (geteuid() != 0) {
+  if (geteuid() != 0)
     skip();
-  }
   assert_int_equal(as_nobody(open_init), 0);
 }
 

@@ -38,9 +38,8 @@ static void put_record(struct fixture *f, uint16_t size, uint16_t claimed,
   struct perf_event_header h = {1, 0, claimed};
   unsigned char header[sizeof h];
   memcpy(header, &h, sizeof h);
-  for (size_t i = 0; i < size; i++) {
+  for (size_t i = 0; i < size; i++)
     put_byte(f, i < sizeof h ? header[i] : fill);
-  }
 }
 
 static void expect_record(struct fixture *f, size_t size, unsigned char fill)
@@ -49,9 +48,8 @@ static void expect_record(struct fixture *f, size_t size, unsigned char fill)
   const unsigned char *r = ss_perf_reader_next(&f->reader, &len);
   assert_non_null(r);
   assert_int_equal(len, size);
-  for (size_t i = sizeof(struct perf_event_header); i < size; i++) {
+  for (size_t i = sizeof(struct perf_event_header); i < size; i++)
     assert_int_equal(r[i], fill);
-  }
   ss_perf_reader_release(&f->reader, len);
 }
 
@@ -144,9 +142,8 @@ static void test_queue_keeps_order_and_space(void **state)
   for (int round = 0; round < 20000; round++) {
     seed = seed * 1103515245u + 12345u;
     uint32_t size = 48 + (seed >> 16) % 30 * 16;
-    if (push(&q, size, in)) {
+    if (push(&q, size, in))
       in++;
-    }
     assert_true(ss_queue_used(&q) <= 64 * 1024);
     if (seed >> 30 != 0 || round % 1024 > 512) {
       struct ss_entry *e = ss_queue_take(&q);
@@ -173,9 +170,8 @@ static void test_queue_says_full(void **state)
   struct ss_queue q;
   assert_true(ss_queue_init(&q, 64 * 1024));
   assert_null(push(&q, 1040, 0)); /* larger than a chunk */
-  for (int i = 0; i < 128; i++) {
+  for (int i = 0; i < 128; i++)
     assert_non_null(push(&q, 512, 0));
-  }
   assert_null(push(&q, 16, 0));
   struct ss_entry *first = ss_queue_take(&q);
   struct ss_entry *second = ss_queue_take(&q);
@@ -244,9 +240,8 @@ static void test_plans(void **state)
     plan.regions[1].len = (uint32_t)tid;
     ss_plans_set(plans, 7, tid, &plan);
   }
-  for (int tid = 1; tid <= 20000; tid += 2) {
+  for (int tid = 1; tid <= 20000; tid += 2)
     ss_plans_set(plans, 7, tid, NULL);
-  }
   for (int tid = 1; tid <= 20000; tid++) {
     bool there = ss_plans_get(plans, 7, tid, &got);
     assert_int_equal(there, tid % 2 == 0);

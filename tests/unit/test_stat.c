@@ -255,10 +255,9 @@ static void chain(int ready, int hold)
 
 static bool listed(const pid_t *pids, size_t count, pid_t pid)
 {
-  for (size_t i = 0; i < count; i++) {
+  for (size_t i = 0; i < count; i++)
     if (pids[i] == pid)
       return true;
-  }
   return false;
 }
 

@@ -440,10 +440,9 @@ static void names_can_be_added_after_a_kill(void **state)
 
   killed_writer(t, 1000);
   assert_int_equal(ss_store_reopen(&s, &t->dir, "profile.db", NULL), SS_ERR_OK);
-  for (uint32_t id = 0; ss_store_frame_at(s, id, &frame); id++) {
+  for (uint32_t id = 0; ss_store_frame_at(s, id, &frame); id++)
     if (frame.kind == SS_FRAME_NATIVE && frame.name == SS_ID_NONE)
       ss_store_frame_name(s, id, "late", 4);
-  }
   ss_store_meta(s, "blocked", "killed");
   close_store(s);
   assert_int_equal(tmpdir_entries(t, false), 1);

@@ -661,10 +661,9 @@ static unsigned watch_session(struct session *s, bool by_copy)
     assert_int_equal(write(s->go[i], "x", 1), 1);
     seen++;
   }
-  for (size_t i = 0; i < 3; i++) {
+  for (size_t i = 0; i < 3; i++)
     if (known[i])
       unwatch(&w[i]);
-  }
   ss_modules_free(modules);
   ss_paths_free(paths);
   return seen;
