@@ -302,6 +302,8 @@ static enum ss_err open_rings(struct ss_perf *perf, pid_t pid, struct ss_diag *d
       return err;
     if (map_some_size(perf, snapshot)) {
       perf->facts.snapshot = snapshot;
+      if (perf->facts.per_thread)
+        perf->rings[0].tid = pid;
       say_shrunk(perf, wanted);
       return SS_ERR_OK;
     }
@@ -342,8 +344,6 @@ enum ss_err ss_perf_open(struct ss_perf **perf, const struct ss_perf_config *con
     ss_perf_close(p);
     return err;
   }
-  if (p->facts.per_thread)
-    p->rings[0].tid = pid;
   say_given_up(p);
   p->facts.kernel_samples = !p->attr.exclude_kernel;
   p->facts.switches = p->attr.context_switch;

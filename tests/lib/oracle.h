@@ -20,7 +20,7 @@
 #include "stopped.h"
 
 #define SHADOW_MAX 512
-#define STEPS_MAX 60000
+#define STEPS_MAX 200000 /* also of an instrumented longjmp */
 #define STACK_BYTES 262144
 #define MEMOS 3
 #define AHEAD_MAX 9
