@@ -52,6 +52,8 @@ int ss_fsync(int fd);
 /* As many descriptors as we may have (an event, and a file of the target, each take
  * one); false: no more than before. */
 bool ss_raise_file_limit(void);
+/* How many CPUs a process may use (0: ourselves); 0: unknown. */
+unsigned ss_cpus_allowed(pid_t pid);
 
 #ifdef SS_TESTING
 /* Counts one call of that name; true, with errno set: it is to fail. */

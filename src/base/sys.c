@@ -6,9 +6,12 @@
 
 #include <errno.h>
 #include <linux/perf_event.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "stacksample/limits.h"
 
 #ifdef SS_TESTING
 #include <pthread.h>
@@ -182,6 +185,18 @@ bool ss_raise_file_limit(void)
     return false;
   limit.rlim_cur = limit.rlim_max;
   return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
+unsigned ss_cpus_allowed(pid_t pid)
+{
+  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
+  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
+  unsigned count = 0;
+
+  if (set && sched_getaffinity(pid, size, set) == 0)
+    count = (unsigned)CPU_COUNT_S(size, set);
+  CPU_FREE(set);
+  return count;
 }
 
 int ss_pidfd_open(pid_t pid, unsigned flags)

@@ -3,7 +3,6 @@
  * opened and read for them; what their heading says is read anew each time.
  */
 #include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,26 +103,13 @@ static void describe_command(struct ss_look_process *p)
   ss_buf_release(&quoted);
 }
 
-/* CPUs that it may use; 0: unknown. */
-static unsigned cpus_of(pid_t pid)
-{
-  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
-  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
-  unsigned count = 0;
-
-  if (set && sched_getaffinity(pid, size, set) == 0)
-    count = (unsigned)CPU_COUNT_S(size, set);
-  CPU_FREE(set);
-  return count;
-}
-
 static void describe_use(struct known_process *k, struct ss_look_process *p)
 {
   uint64_t now_ns = ss_now_ns();
   struct ss_stat st;
 
   p->busy = -1;
-  p->cpus = cpus_of(p->pid);
+  p->cpus = ss_cpus_allowed(p->pid);
   if (!ss_stat_read(&st, p->pid, 0))
     return;
   p->ppid = st.ppid;

@@ -8,13 +8,11 @@
  * much of a thread's runnable time is told apart.
  */
 #include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "stacksample/buf.h"
 #include "stacksample/fsafe.h"
-#include "stacksample/limits.h"
 #include "stacksample/sys.h"
 
 #include "pipeline_priv.h"
@@ -100,23 +98,12 @@ static uint64_t read_all(pid_t pid)
   return sum;
 }
 
-/* Those that the command may use, at least one. */
-static unsigned count_cpus(pid_t pid)
-{
-  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
-  size_t bytes = CPU_ALLOC_SIZE(SS_CPUS_MAX);
-  int count = 0;
-
-  if (set && sched_getaffinity(pid, bytes, set) == 0)
-    count = CPU_COUNT_S(bytes, set);
-  CPU_FREE(set);
-  return count > 0 ? (unsigned)count : 1;
-}
-
 void ss_throttle_tick(struct ss_pipeline *p, uint64_t now_ns)
 {
   struct ss_throttle *t = &p->throttle;
-  uint64_t total_ns = read_all(p->config.root), cpus = count_cpus(p->config.root);
+  uint64_t total_ns = read_all(p->config.root);
+  unsigned allowed = ss_cpus_allowed(p->config.root);
+  uint64_t cpus = allowed > 0 ? allowed : 1;
   uint64_t span_ns = now_ns - t->at_ns, fresh_ns = 0, wanted;
 
   if (t->at_ns > 0 && total_ns > t->total_ns)

@@ -3,15 +3,14 @@
  * host or its user.
  */
 #include <fcntl.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include "facts_priv.h"
-#include "stacksample/limits.h"
 #include "stacksample/meta.h"
+#include "stacksample/sys.h"
 
 #define PROC_FILE_MAX (1u << 20)
 
@@ -67,14 +66,12 @@ static void store_kernel(struct ss_store *store)
 static void store_cpus(struct ss_store *store)
 {
   long online = sysconf(_SC_NPROCESSORS_ONLN);
-  cpu_set_t *set = CPU_ALLOC(SS_CPUS_MAX);
-  size_t size = CPU_ALLOC_SIZE(SS_CPUS_MAX);
+  unsigned allowed = ss_cpus_allowed(0);
 
   if (online > 0)
     ss_store_meta_u64(store, SS_META_CPUS, (uint64_t)online);
-  if (set && sched_getaffinity(0, size, set) == 0)
-    ss_store_meta_u64(store, SS_META_CPUS_ALLOWED, (uint64_t)CPU_COUNT_S(size, set));
-  CPU_FREE(set);
+  if (allowed > 0)
+    ss_store_meta_u64(store, SS_META_CPUS_ALLOWED, allowed);
 }
 
 /* "always [madvise] never": the chosen word stands in brackets. */
