@@ -38,25 +38,24 @@ bool ss_py_known_place(const struct ss_py *py, uint64_t delta)
   return false;
 }
 
-/* Is a native frame what it seems to be: not its CFA taken from the anchor, no code
- * without a file, and not found by a guess inside it. */
-static bool is_sure(const struct ss_py_merge *m, size_t at)
+/* The innermost frame whose caller was guessed; native_count: none. */
+static size_t first_guess(const struct ss_py_merge *m)
 {
-  if (m->native[at].method == SS_METHOD_ANCHOR || !m->native[at].module)
-    return false;
-  for (size_t i = 0; i < at; i++)
-    if (m->native[i].method == SS_METHOD_SCAN || ss_py_is_guess(m->py, &m->native[i]))
-      return false;
-  return true;
+  size_t i = 0;
+  while (i < m->native_count && m->native[i].method != SS_METHOD_SCAN &&
+         !ss_py_is_guess(m->py, &m->native[i]))
+    i++;
+  return i;
 }
 
-/* Compares an anchor's place with what was learned; false: it does not agree. */
-static bool eval_check(struct ss_py_merge *m, size_t at, uint64_t anchor)
+/* Compares an anchor's place with what was learned; false: it does not agree. `sure`: the
+ * frame was not found by a guess inside it. */
+static bool eval_check(struct ss_py *py, const struct ss_frame *f, uint64_t anchor,
+                       bool sure)
 {
-  struct ss_py *py = m->py;
-  const struct ss_frame *f = &m->native[at];
   const uint64_t delta = f->cfa - anchor;
-  if (!is_sure(m, at))
+  /* Its CFA was taken from the anchor; or it is no function of the build. */
+  if (!sure || f->method == SS_METHOD_ANCHOR || !f->module)
     return ss_py_known_place(py, delta);
   struct ss_py_eval *e = eval_of(py, f);
   if (!e && py->eval_count < SS_PY_EVALS_MAX) {
@@ -130,6 +129,7 @@ static bool same_activation(const struct ss_py *py, const struct ss_py_segment *
 
 static void assign(struct ss_py_merge *m, size_t first_segment)
 {
+  const size_t guess = first_guess(m);
   size_t from = 0;
   for (size_t i = first_segment; i < m->py->segment_count; i++) {
     const struct ss_py_segment *s = &m->py->segments[i];
@@ -144,7 +144,7 @@ static void assign(struct ss_py_merge *m, size_t first_segment)
         ss_py_doubt_it(m, SS_PY_DOUBT_TWO);
       continue;
     }
-    if (!eval_check(m, at, s->anchor))
+    if (!eval_check(m->py, &m->native[at], s->anchor, at <= guess))
       ss_py_doubt_it(m, SS_PY_DOUBT_PLACE);
     m->assigned[at] = (uint32_t)i + 1;
     from = at + 1;
