@@ -103,10 +103,10 @@ const struct ss_py_counts *ss_py_counts(const struct ss_py *py);
  * thread state known for `tid` (yet). */
 bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid);
-/* For a look at a thread that waits: the GIL of its interpreter, so that its holder is
- * that of the look. Not for samples: each region costs the sampled thread half a
- * microsecond. */
-void ss_py_plan_gil(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
+/* The same for a look at a thread that waits: with the GIL of its interpreter, so that
+ * its holder is that of the look. Samples do without: each region costs the sampled
+ * thread half a microsecond. */
+bool ss_py_plan_look(struct ss_py *py, pid_t tid, struct ss_read_plan *plan);
 
 /* ss_unwind_stack for a thread that may run Python: with the registers that the
  * merge needs (to 3.10), and going on at CPython's anchors where the walk dies in

@@ -307,8 +307,8 @@ static bool look_at(struct ss_looker *l, struct known_process *k,
   read_blocked(t, &blocked);
   if (k->py && blocked.running)
     learn_plan(&copied);
-  else if (k->py && ss_py_plan(k->py, t->tid, &copied.plan))
-    ss_py_plan_gil(k->py, t->tid, &copied.plan);
+  else if (k->py)
+    (void)ss_py_plan_look(k->py, t->tid, &copied.plan);
   if (!blocked.running && blocked.sp != 0)
     copy_blocked(&copied, &blocked);
   else if (blocked.running && !options->never_stop && st.state == 'R')

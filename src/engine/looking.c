@@ -208,11 +208,9 @@ static void copy_now(void *arg, const struct ss_regs *regs)
                                           a->p->looking.stack, SS_STACK_SNAPSHOT_DEFAULT);
   c->plan.count = 0;
   c->raw_len = 0;
-  if (proc->py && ss_py_plan(proc->py, a->t->tid, &c->plan)) {
-    ss_py_plan_gil(proc->py, a->t->tid, &c->plan);
+  if (proc->py && ss_py_plan_look(proc->py, a->t->tid, &c->plan))
     c->raw_len =
         ss_read_plan_run(&c->plan, proc->pid, a->p->looking.raw, SS_PLAN_BYTES_MAX);
-  }
   a->copied = true;
 }
 

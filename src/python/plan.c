@@ -203,12 +203,14 @@ bool ss_py_plan(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
   return true;
 }
 
-void ss_py_plan_gil(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
+bool ss_py_plan_look(struct ss_py *py, pid_t tid, struct ss_read_plan *plan)
 {
-  struct ss_py_thread *t = ss_py_thread_find(py, tid);
-  const uint64_t gil = t ? ss_py_gil_address(py, py->space->live, t) : 0;
+  if (!ss_py_plan(py, tid, plan))
+    return false;
+  const uint64_t gil = ss_py_gil_address(py, py->space->live, ss_py_thread_find(py, tid));
   if (gil != 0)
     ss_read_plan_add(plan, gil, py->layout.gil_need);
+  return true;
 }
 
 uint64_t ss_py_plan_generation(struct ss_py *py, pid_t tid)
