@@ -61,8 +61,9 @@ struct ss_perf_ring;
 enum ss_err ss_perf_follow(struct ss_perf *perf, pid_t tid, struct ss_perf_ring **ring,
                            struct ss_diag *diag);
 void ss_perf_unfollow(struct ss_perf *perf, struct ss_perf_ring *ring);
-bool ss_perf_follows(struct ss_perf *perf, pid_t tid); /* from whenever on */
-void ss_perf_enable(struct ss_perf *perf, bool on);    /* ioctl on every event */
+/* per_thread: has it an event and a ring already, from opening, adding or following? */
+bool ss_perf_follows(struct ss_perf *perf, pid_t tid);
+void ss_perf_enable(struct ss_perf *perf, bool on); /* ioctl on every event */
 const struct ss_perf_facts *ss_perf_facts(const struct ss_perf *perf);
 /* On-CPU nanoseconds of all threads that ever inherited, from the count. */
 uint64_t ss_perf_count_ns(const struct ss_perf *perf);

@@ -293,8 +293,7 @@ static bool is_vfork(const struct ss_syscall_info *call)
          strchr("3", call->name[5]) != NULL;
 }
 
-/* The kernel's own locks are told apart; anything else that is waited for so is a device.
- */
+/* The kernel's own locks are told apart; all else that is waited for so is a device. */
 static void say_uninterruptible(struct ss_waiting *out, pid_t pid, pid_t tid)
 {
   const struct rule *rule = find_channel(pid, tid);

@@ -55,8 +55,8 @@ size_t ss_record_make_lost(unsigned char *to, size_t cap, uint64_t count,
 /* ---- rings ---------------------------------------------------------------------- */
 
 struct ss_perf_ring {
-  int cpu;   /* -1: of one thread, wherever it runs: */
-  pid_t tid; /* this one */
+  int cpu;   /* -1: of one thread, wherever it runs */
+  pid_t tid; /* that thread, where cpu is -1 */
   int fd;    /* of the event that owns the ring; borrowed from ss_perf.events */
   struct perf_event_mmap_page *page;
   unsigned char *data; /* size bytes, a power of two */

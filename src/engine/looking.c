@@ -28,9 +28,8 @@
 #define QUIET_ROUNDS 5
 /* For a look that sp and ip alone cannot give. */
 #define STOP_DEADLINE_MS 20
-#define USELESS_STOPS_MAX                                                                \
-  3 /* of a thread: its stacks do not come out complete so, too                          \
-     */
+/* Of a thread: its stacks do not come out complete so, too. */
+#define USELESS_STOPS_MAX 3
 #define STOPS_APART_NS 10000000ull
 /* Rounds for which a wait's look is put off until it may be stopped for it. */
 #define PUT_OFF_MAX 20

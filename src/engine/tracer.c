@@ -28,9 +28,7 @@
 #define STOP_STEP_NS 10000          /* a thread that runs stops within 20 us */
 #define PENDING_STEP_NS 250000ull   /* of looks at threads that are late to stop */
 #define REFUSED_NS 1000000000ull    /* before one is asked again */
-#define BUDGET_SAVED_NS                                                                  \
-  20000000ull /* of an idle time's budget that may be used later                         \
-               */
+#define BUDGET_SAVED_NS 20000000ull /* of an idle time's that may be used later */
 
 /* ---- one sample ------------------------------------------------------------------ */
 

@@ -64,8 +64,7 @@ struct ss_cause *ss_cause_add(struct ss_causes *causes, const char *name,
                               const char *title, const char *base);
 void ss_cause_dismiss(struct ss_buf *list, const char *title, double share_pct);
 void ss_cause_line(cJSON *list, struct ss_buf *line); /* adds it, and clears it */
-/* Evidence to look at: a view of flamegraph.html, as the keys of its address; NULL: none.
- */
+/* Evidence: a view of flamegraph.html, by the keys of its address; NULL: none. */
 void ss_cause_view(struct ss_cause *cause, const char *keys);
 void ss_put_site(struct ss_buf *out, struct ss_figures *f, const struct ss_site *site);
 void ss_causes_release(struct ss_causes *causes);

@@ -11,9 +11,8 @@
 #include "stacksample/cursor.h"
 #include "table.h"
 
-#define HDR_ENCODINGS                                                                    \
-  0x3b031bu /* table datarel|sdata4, count udata4, ptr pcrel|sdata4                      \
-             */
+/* Table datarel|sdata4, count udata4, pointer pcrel|sdata4. */
+#define HDR_ENCODINGS 0x3b031bu
 
 enum { HDR_BYTES = 12, HDR_ENTRY = 8 };
 

@@ -238,8 +238,7 @@ static bool runs(struct ss_words *words, pid_t pid, const char *program)
          strcmp(words->items[0], program) == 0;
 }
 
-/* timeout(1) with a limit of CPU time, started here; its number and words, once it runs.
- */
+/* timeout(1) with a limit of CPU time, started here; its words, once it runs. */
 static pid_t start_timeout(struct ss_words *words)
 {
   const struct rlimit cpu = {1000, 2000};
