@@ -103,11 +103,13 @@ static void say_fd(int fd, pid_t pid, struct ss_buf *out)
 }
 
 static void say_polled(const struct ss_blocked *b, pid_t pid, const struct ss_mem *mem,
-                       struct ss_buf *out)
+                       const char *before, struct ss_buf *out)
 {
   struct ss_polled polled;
 
   ss_blocked_polled(b, pid, mem, &polled);
+  if (polled.n > 0 || !polled.all)
+    ss_buf_adds(out, before);
   for (size_t i = 0; i < polled.n; i++) {
     ss_buf_adds(out, i > 0 ? ", " : "");
     say_fd(polled.fds[i], pid, out);
@@ -151,12 +153,11 @@ void ss_blocked_object(const struct ss_blocked *b, pid_t pid, const struct ss_me
     break;
   case SS_WAIT_EPOLL:
     say_fd((int)b->args[0], pid, out);
-    ss_buf_adds(out, ": ");
-    say_polled(b, pid, mem, out);
+    say_polled(b, pid, mem, ": ", out);
     break;
   case SS_WAIT_POLL:
   case SS_WAIT_SELECT:
-    say_polled(b, pid, mem, out);
+    say_polled(b, pid, mem, "", out);
     break;
   case SS_WAIT_OPEN:
     say_path(b->args[0], mem, out);

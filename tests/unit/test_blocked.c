@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +67,7 @@ static void object_is(const struct ss_blocked *b, const struct ss_mem *mem,
 static void says_the_object(void **state)
 {
   static const char path[] = "a \x1b fifo";
+  char empty[64];
   struct ss_mem_live live = {0};
   struct ss_blocked b;
 
@@ -79,6 +81,10 @@ static void says_the_object(void **state)
   object_is(&b, &live.mem, "...");
   b = (struct ss_blocked){.nr = SYS_epoll_wait, .args = {999999}};
   object_is(&b, &live.mem, "999999: ...");
+  b.args[0] = (uint64_t)epoll_create1(0);
+  snprintf(empty, sizeof(empty), "%d anon_inode:[eventpoll]", (int)b.args[0]);
+  object_is(&b, &live.mem, empty);
+  close((int)b.args[0]);
   b = (struct ss_blocked){.nr = SYS_openat, .args = {0, (uint64_t)(uintptr_t)path}};
   object_is(&b, &live.mem, "\"a \\x1b fifo\"");
   object_is(&b, NULL, "\"\"");
